@@ -1,5 +1,21 @@
 //@ top: Declare everything the reference implementation offers
-/* (being written; see ref/error.c for the first piece) */
+/* kv.h - the whole of ref/ in one header, grouped by chapter. It is the manual.
+ *
+ * Conventions
+ *   - Outputs first, then inputs, then sizes. Sizes are int, byte counts size_t.
+ *   - Arrays are row-major; [T][Hk][D] means x[(t*Hk + h)*D + d].
+ *     T tokens, H query heads, Hk key-value heads, D head size, C width,
+ *     L layers, b bits, G group size, R recent window.
+ *   - The caller owns all memory; nothing here allocates.
+ *   - Functions that return int return KV_OK or a KV_FAIL_ code, and then have
+ *     described the problem in err (which may be NULL).
+ *   - Non-finite input is an error, never a silent NaN.
+ *   - Sums run in double. Codes are decided in float32, step by step as
+ *     written (compile with -ffp-contract=off and never with fast-math), so
+ *     that codes, scales and indices are the same on every compiler.
+ *   - Positions and layers count from 0.
+ * "Source" names where a definition comes from; "ours" marks what the KVSink
+ * paper (arXiv 2508.04257) leaves open and this project decided. */
 #ifndef KV_H
 #define KV_H
 
@@ -24,6 +40,515 @@ int kv_fail(kv_error *err, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)))
 #endif
     ;
+
+/* KV_FAIL_RUN naming `what` and the first index that is NaN or infinite. */
+int kv_check_finite(const float *x, size_t n, const char *what, kv_error *err);
+
+//@ softmax: Chapter 1: turn scores into weights that sum to one, or to less
+/* p[n] = softmax(s[n]), p may be s. n = 0 is nothing, n = 1 gives 1.
+ * Stable: the maximum is subtracted first. */
+int kv_softmax(float *p, const float *s, int n, kv_error *err);
+
+/* The same with one more logit that has no key: p sums to less than one and
+ * the rest, which the function returns through *sink (may be NULL), goes
+ * nowhere. logit is not scaled by 1/sqrt(D). Source: gpt-oss's learned sink. */
+int kv_softmax_sink(float *p, float *sink, const float *s, float logit, int n,
+                    kv_error *err);
+
+/* Softmax1, "off by one": exp(s_j) / (1 + sum exp(s)); a sink logit of 0. */
+int kv_softmax1(float *p, const float *s, int n, kv_error *err);
+
+//@ attention: Chapter 1: attend causally, several query heads per key-value head
+typedef struct {
+    int heads;     /* H, a multiple of kv_heads */
+    int kv_heads;  /* Hk */
+    int head_size; /* D, even */
+} kv_shape;
+
+/* Query i of n stands behind `past` earlier tokens and sees keys 0..past+i.
+ *   out  [n][H][D]
+ *   rows [H][n][past+n] attention weights, 0 where not visible; or NULL
+ *   q    [n][H][D]    k, v [past+n][Hk][D]
+ *   sink [H] a learned sink logit per query head, or NULL
+ *   scratch [past+n] floats
+ * Scores are q.k/sqrt(D) with double sums. Head h reads KV head h*Hk/H. */
+int kv_attention(float *out, float *rows, const float *q, const float *k,
+                 const float *v, const float *sink, kv_shape s, int past, int n,
+                 float *scratch, kv_error *err);
+
+/* out [n][H][D] from rows [H][n][T] and v [T][Hk][D]: the second half of
+ * attention, for a tap that has changed the rows. */
+void kv_attention_mix(float *out, const float *rows, const float *v, kv_shape s,
+                      int n, int T);
+
+//@ sinks: Chapter 1: measure how much attention a key receives
+/* alpha[T]: alpha_k = mean over the T-k queries i >= k of rows[i][k], for one
+ * head's rows [T][T]. Source: Gu et al. (ICLR 2025), 0-based. */
+void kv_sink_alpha(double *alpha, const float *rows, int T);
+
+/* Mean over queries i of the mass that row i gives to the positions listed
+ * (ascending, those behind i count 0). An empty set receives 0. */
+double kv_sink_mass(const float *rows, int T, const int *position, int n);
+
+/* share[T] = percent of the n heads (layers x heads) whose alpha [n][T]
+ * exceeds eps strictly. Source: Gu et al., Sink_k^eps. */
+void kv_sink_share(double *share, const double *alpha, int n, int T,
+                   double eps);
+
+/* Euclidean norm of x[n]; cosine of a[n] and b[n], 0 if either is zero. */
+double kv_norm(const float *x, int n);
+double kv_cosine(const float *a, const float *b, int n);
+
+//@ sink-kinds: Chapter 1: tell a void sink from a heavy hitter
+typedef enum { KV_NOT_A_SINK, KV_VOID_SINK, KV_HEAVY_HITTER } kv_sink_kind;
+
+/* A key that receives alpha > eps is a sink. It is void when the norm of its
+ * value is below half the median over tokens (attention is parked there and
+ * little comes back), else a heavy hitter (attention fetches something).
+ * The half is ours. */
+kv_sink_kind kv_sink_classify(double alpha, double eps, double value_norm,
+                              double median_value_norm);
+
+//@ layers: Chapter 2: the parts of a llama layer
+/* y[C] = gain * x / sqrt(mean(x^2) + eps); y may be x. */
+void kv_rmsnorm(float *y, const float *x, const float *gain, double eps, int C);
+
+typedef struct {
+    int dims;             /* rotated channels of each head, even, <= D */
+    int interleaved;      /* 1: pairs (2i, 2i+1) as in GGUF llama files;
+                             0: pairs (i, i + dims/2) as in the paper's code */
+    double base;          /* theta; angle_i = pos * scale / base^(2i/dims) */
+    double scale;         /* 1, or 1/factor for linear context scaling */
+    const float *factors; /* [dims/2] divisors of the angle (Llama 3), or NULL */
+} kv_rope;
+
+/* cs[dims] = cos and sin of the dims/2 angles at one position, alternating. */
+void kv_rope_angles(float *cs, const kv_rope *r, int position);
+
+/* Rotate x [heads][D] in place by the angles of its position. */
+void kv_rope_rotate(float *x, const float *cs, const kv_rope *r, int heads,
+                    int D);
+
+/* y[n] = silu(gate) * up; y may be gate. Source: Shazeer (2020). */
+void kv_swiglu(float *y, const float *gate, const float *up, size_t n);
+
+//@ model: Chapter 2: hold a decoder's weights
+typedef struct {
+    int rows, cols;    /* outputs, inputs */
+    const float *data; /* [rows][cols], float32 */
+} kv_matrix;
+
+typedef struct {
+    const float *attn_norm, *ffn_norm; /* [C] */
+    kv_matrix q, k, v, o;              /* [H*D][C] [Hk*D][C] [Hk*D][C] [C][H*D] */
+    kv_matrix gate, up, down;          /* [F][C] [F][C] [C][F] */
+    const float *sink;                 /* [H] learned sink logits, or NULL */
+} kv_layer_weights;
+
+typedef struct {
+    int layers, width, ffn, vocab, context; /* L C F, tokens, trained length */
+    kv_shape shape;
+    double norm_eps;
+    kv_rope rope;
+    kv_matrix embed;  /* [vocab][C] */
+    kv_matrix output; /* [vocab][C]; the same data as embed when tied */
+    const float *norm; /* [C] */
+    const kv_layer_weights *layer; /* [L] */
+} kv_model;
+
+//@ backend: Chapter 2: let the caller choose the linear algebra
+/* One transformer, several backends. ref/ has the scalar one, the judge.
+ * Both functions must give the same result for any grouping of the rows. */
+typedef struct kv_backend {
+    void *self;
+    /* y[n][rows] = x[n][cols] W^T */
+    void (*matmul)(void *self, float *y, const float *x, const kv_matrix *w,
+                   int n);
+    /* as kv_attention; scratch is the backend's own affair */
+    int (*attention)(void *self, float *out, float *rows, const float *q,
+                     const float *k, const float *v, const float *sink,
+                     kv_shape s, int past, int n, kv_error *err);
+    /* as kv_swiglu and kv_rmsnorm on n rows of C; NULL: the functions above */
+    void (*swiglu)(void *self, float *y, const float *gate, const float *up,
+                   size_t n);
+    void (*rmsnorm)(void *self, float *y, const float *x, const float *gain,
+                    double eps, int C, int n);
+} kv_backend;
+
+/* The scalar backend. scratch must hold as many floats as the longest row of
+ * keys that attention will see. */
+kv_backend kv_scalar_backend(float *scratch);
+
+//@ taps: Chapter 2: look into the decoder while it runs
+typedef enum {
+    KV_TAP_EMBED,     /* [n][C]     token embedding: the residual at "layer -1" */
+    KV_TAP_Q_PRE,     /* [n][H][D]  queries before RoPE */
+    KV_TAP_K_PRE,     /* [n][Hk][D] keys before RoPE */
+    KV_TAP_Q,         /* [n][H][D]  queries after RoPE */
+    KV_TAP_K,         /* [n][Hk][D] keys after RoPE */
+    KV_TAP_V,         /* [n][Hk][D] values */
+    KV_TAP_ATTENTION, /* [H][n][past+n] attention rows */
+    KV_TAP_ATTN_OUT,  /* [n][H][D]  attention output, before the o projection */
+    KV_TAP_H_ATTN,    /* [n][C]     H': residual after attention */
+    KV_TAP_DOWN_IN,   /* [n][F]     X_d^in: input of the down projection */
+    KV_TAP_DOWN_OUT,  /* [n][C]     X_d^out: its output */
+    KV_TAP_H,         /* [n][C]     H: residual after the FFN */
+    KV_TAP_LOGITS,    /* [n][vocab] from kv_logits */
+    KV_TAPS
+} kv_tap;
+
+/* The names that the command line uses: embed q_pre k_pre q k v attention
+ * attn_out h_attn down_in down_out h logits. Unknown: -1. */
+const char *kv_tap_name(kv_tap tap);
+int kv_tap_find(const char *name);
+
+/* Called where the data arise, in the order above within a layer (layer is -1
+ * for embed, L for logits). rows x cols is the shape with inner dimensions
+ * multiplied (attention: H*n x past+n). The function may write into data;
+ * whatever follows uses what it wrote. */
+typedef void kv_tap_function(void *self, kv_tap tap, int layer, float *data,
+                             int rows, int cols);
+
+//@ forward: Chapter 2: run the decoder
+struct kv_memory; /* chapter 4: where keys and values go */
+
+typedef struct {
+    const kv_model *model;
+    const kv_backend *backend;
+    const struct kv_memory *memory; /* NULL: attend to the given tokens only */
+    kv_tap_function *tap;           /* or NULL */
+    void *tap_self;
+    unsigned tap_mask; /* 1u << KV_TAP_x for each tap wanted */
+    int past;          /* tokens the memory holds already; 0 without memory */
+    int position;      /* RoPE position of the first token; usually = past */
+    float *work;       /* kv_forward_work floats */
+} kv_run;
+
+/* Floats of work space for n tokens with `past` before them. */
+size_t kv_forward_work(const kv_model *m, unsigned tap_mask, int past, int n);
+
+/* hidden [n][C]: the residual after the last layer and the final norm.
+ * A token outside the vocabulary, or a result that is not finite (bad
+ * weights), is an error. */
+int kv_forward(float *hidden, const kv_run *run, const int *tokens, int n,
+               kv_error *err);
+
+/* logits [n][vocab] of n rows of hidden. */
+int kv_logits(float *logits, const kv_run *run, const float *hidden, int n,
+              kv_error *err);
+
+//@ outliers: Chapter 2: find extreme activations and the layers that write them
+typedef struct {
+    float max;      /* largest |x| */
+    float median;   /* median of |x|; even count: mean of the two middle */
+    int row, col;   /* where max is (first such): token and channel */
+} kv_extreme;
+
+/* scratch: rows*cols floats. rows or cols 0: all zeros. */
+kv_extreme kv_outliers(const float *x, int rows, int cols, float *scratch);
+
+/* Median of |x[n]|, x is reordered. n = 0 gives 0. */
+float kv_median_abs(float *x, size_t n);
+
+/* peak[cols]: of each channel the value of largest |x|, with its sign (the
+ * first token's on ties). */
+void kv_channel_peaks(float *peak, const float *x, int rows, int cols);
+
+//@ stages: Chapter 2: name the layers where an outlier emerges
+typedef struct {
+    int layer, channel;
+    int sign;          /* of the outlier: +1 or -1 */
+    double at_sinks;   /* median |h| at sink tokens */
+    double elsewhere;  /* median |h| at the others */
+    double threshold;  /* between the two */
+    int prompts;       /* calibration prompts that showed it */
+} kv_stage;
+
+/* Emergence stages of one prompt. peak [L+1][C] and median [L+1] of the
+ * residual, row 0 the embedding, row l+1 the residual after layer l.
+ *   A channel doubles at layer l if its |peak| is > 0 and at least twice that
+ *   of the layer before. The last layer of a run of doublings is a stage if
+ *   |peak| >= 100 and |peak| >= 300 x median. If nothing anywhere reaches 100,
+ *   the ratio alone decides and *weak is 1. Of several channels at a layer
+ *   the largest stands for the stage (ties: the lower channel).
+ * Returns the number found, ascending by layer, at most max are written.
+ * Source: ours, after Sun et al. (2024); the paper assumes one stage. */
+int kv_stages_find(kv_stage *stage, int *weak, const float *peak,
+                   const float *median, int L, int C, int max);
+
+/* Stages that more than half of the prompts show. found [prompts][max] with
+ * count[prompts] entries each. Sets prompts and the majority's sign. Returns
+ * the number, ascending by layer, then channel. */
+int kv_stages_vote(kv_stage *stage, const kv_stage *found, const int *count,
+                   int prompts, int max);
+
+typedef enum { KV_INITIAL, KV_EMERGENCE, KV_STABLE, KV_DISSIPATION, KV_FINAL }
+    kv_phase;
+
+/* The paper's five phases, for one sink token and one channel.
+ * h[L]: H[t,c] after each layer, write[L]: X_d^out[t,c] of each layer.
+ * Emergence is the given layer; dissipation the first later layer whose write
+ * has the opposite sign of h before it and leaves at most half of |h|. */
+void kv_phases(kv_phase *phase, const float *h, const float *write, int L,
+               int emergence);
+
+//@ halves: Chapter 3: sixteen-bit floats
+/* Round to nearest, ties to even. Overflow gives infinity, NaN stays NaN. */
+uint16_t kv_half_from_float(float x);
+float kv_half_to_float(uint16_t h);
+uint16_t kv_bf16_from_float(float x);
+float kv_bf16_to_float(uint16_t h);
+
+//@ formats: Chapter 3: say how keys or values are stored
+typedef enum { KV_INT, KV_F16, KV_BF16, KV_F32 } kv_kind;
+typedef enum { KV_PER_CHANNEL, KV_PER_TOKEN } kv_axis;
+
+typedef struct {
+    kv_kind kind;
+    int bits;      /* KV_INT: 2, 3, 4, 8 */
+    kv_axis axis;  /* per channel: a group is G tokens of one channel;
+                      per token: G channels of one token */
+    int group;     /* G; 0 = all */
+    int symmetric; /* codes around 0, no minimum */
+    int pre;       /* keys before RoPE */
+} kv_format;
+
+/* Parse "KIND:AXIS:GROUP[:sym][:pre]" or f16, bf16, f32. */
+int kv_format_parse(kv_format *f, const char *text, kv_error *err);
+
+/* The text that parses to f. Returns text. */
+char *kv_format_print(char *text, size_t size, const kv_format *f);
+
+/* Usage error if G does not divide D (per token), or :pre on values. */
+int kv_format_check(const kv_format *f, kv_shape s, int is_values,
+                    kv_error *err);
+
+//@ groups: Chapter 3: quantize a group of numbers
+/* One group x[i*stride], i < n; kept[i] != 0 leaves element i out (kept NULL:
+ * none). codes[i*stride] gets the stored code (kept: 0); symmetric codes are
+ * stored as q + 2^(b-1). scale and min are binary16 bits (min untouched if
+ * symmetric). Ours (SPEC-fixed): lo, hi = extremes of the others, float32;
+ *   s = half((hi-lo)/(2^b-1)), m = half(lo)
+ *   q = clamp(rne((x-m)/s), 0, 2^b-1) with the *stored* s and m
+ * Symmetric: s = half(max|x|/(2^(b-1)-1)), q = clamp(rne(x/s), -2^(b-1),
+ * 2^(b-1)-1). s = 0 after rounding: q = 0. All kept: s = m = 0.
+ * NaN, infinity and what binary16 cannot hold are errors, kept or not. */
+int kv_quantize_group(uint8_t *codes, uint16_t *scale, uint16_t *min,
+                      const float *x, const uint8_t *kept, int n, int stride,
+                      int bits, int symmetric, kv_error *err);
+
+/* x^ of one stored code: q*s + m, product and sum each rounded to float32. */
+float kv_dequantize(int code, uint16_t scale, uint16_t min, int bits,
+                    int symmetric);
+
+/* How the groups of [T][Hk][D] lie. scale and min are [groups] in the order
+ *   per channel [ceil(T/G)][Hk][D], per token [T][Hk][D/G], all: [T]. */
+typedef struct {
+    int length;   /* elements of a full group */
+    int across;   /* groups side by side (Hk*D, or Hk*D/G per token) */
+    int stride;   /* distance of a group's elements in x */
+} kv_grouping;
+
+kv_grouping kv_group_layout(const kv_format *f, kv_shape s, int T);
+size_t kv_group_count(const kv_format *f, kv_shape s, int T);
+
+/* A whole array: codes [T][Hk][D] stored codes; scale, min [groups];
+ * x_hat [T][Hk][D], kept rows as binary16 of x. kept[T] flags or NULL.
+ * For f16, bf16, f32 only x_hat is written. */
+int kv_quantize(uint8_t *codes, uint16_t *scale, uint16_t *min, float *x_hat,
+                const float *x, const uint8_t *kept, const kv_format *f,
+                kv_shape s, int T, kv_error *err);
+
+//@ packing: Chapter 4: put codes side by side
+/* Code j of a group occupies bits [b*j, b*j+b) of a little-endian bit stream;
+ * a group is padded to whole 32-bit words with zero bits. */
+int kv_packed_words(int n, int bits);
+void kv_pack(uint32_t *words, const uint8_t *codes, int n, int stride,
+             int bits);
+int kv_unpack(const uint32_t *words, int j, int bits);
+
+//@ store: Chapter 4: keep one layer's keys, or its values
+/* Rows 0..quantized-1 are codes (kept rows are holes with code 0), the rest
+ * wait in 16 bits. A kept row lies in the side table from the moment it
+ * arrives, and nowhere else. */
+typedef struct {
+    kv_format format;
+    kv_shape shape;
+    int recent;    /* R */
+    int capacity;  /* tokens */
+    int tokens;    /* rows appended so far */
+    int quantized; /* of these, in the packed area */
+    uint32_t *words;
+    uint16_t *scale, *min;
+    uint16_t *kept;    /* [kept tokens][Hk*D] */
+    uint16_t *waiting; /* [tokens - quantized, kept ones left out][Hk*D];
+                          for f32 twice as wide */
+    int n_waiting;
+} kv_store;
+
+//@ cache: Chapter 4: keep one sequence
+typedef struct {
+    int layers;
+    kv_shape shape;
+    kv_rope rope;         /* for keys stored before RoPE; may be zero if not */
+    kv_format keys, values;
+    int recent;           /* R */
+    int capacity;         /* tokens at most */
+    int kept_capacity;    /* kept tokens per layer at most */
+    int window;           /* 1: whole-window use, allows channel:all */
+} kv_cache_spec;
+
+typedef struct {
+    kv_store k, v;
+    int *position; /* kept positions, ascending */
+    int n_kept;
+} kv_cache_layer;
+
+typedef struct {
+    kv_cache_spec spec;
+    kv_cache_layer *layer;
+    float *scratch; /* one group or one row */
+    uint8_t *codes, *flags;
+} kv_cache;
+
+/* Bytes of memory that a cache of this kind needs, and its set-up in them
+ * (aligned for any type). Refuses formats that do not fit the shape. */
+size_t kv_cache_size(const kv_cache_spec *spec);
+int kv_cache_init(kv_cache *c, const kv_cache_spec *spec, void *memory,
+                  kv_error *err);
+
+/* Append n rows to one layer. k [n][Hk][D] (on the format's side of RoPE),
+ * v [n][Hk][D]; kept [n_kept]: positions, ascending, that stay in 16 bits
+ * (those outside the new rows are ignored). A token is recent while fewer
+ * than R newer ones exist; then a per-token row is quantized, and a
+ * per-channel group as soon as all its tokens have stopped being recent.
+ * One append of n equals n appends of one. */
+int kv_cache_append(kv_cache *c, int layer, const float *k, const float *v,
+                    const int *kept, int n_kept, int n, kv_error *err);
+
+/* Keep one more token if neither its key nor its value has been quantized:
+ * *done is 1, else 0 (a token once quantized is never promoted). */
+int kv_cache_keep(kv_cache *c, int layer, int position, int *done,
+                  kv_error *err);
+
+/* Quantize what waits, the short last group with the elements it has: the
+ * whole-window evaluation of the published simulations. */
+int kv_cache_seal(kv_cache *c, int layer, kv_error *err);
+
+/* x [n][Hk][D]: what attention would read for tokens first..first+n-1, on the
+ * format's side of RoPE. values: 0 keys, 1 values. */
+void kv_cache_read(float *x, const kv_cache *c, int layer, int values,
+                   int first, int n);
+
+/* Exact bytes of what a layer holds, by kind. Packed words (holes and padding
+ * included), scales and minima, kept rows and 4 bytes for each kept position,
+ * recent rows. f16, bf16, f32 hold rows only. */
+typedef struct {
+    size_t codes, scales, kept, recent, total;
+} kv_bytes;
+
+kv_bytes kv_cache_bytes(const kv_cache *c, int layer);
+
+//@ memory: Chapter 4: hand a cache to the decoder
+/* Takes the n new rows of a layer and answers their queries.
+ *   out [n][H][D], rows as kv_attention or NULL, q after RoPE,
+ *   k after and k_pre before RoPE, position: RoPE position of the first row */
+typedef struct kv_memory {
+    void *self;
+    int (*attend)(void *self, const kv_backend *backend, int layer, float *out,
+                  float *rows, const float *q, const float *k,
+                  const float *k_pre, const float *v, const float *sink,
+                  int position, int n, kv_error *err);
+} kv_memory;
+
+//@ keep: Chapter 5: choose tokens that stay in 16 bits
+/* Per layer an ascending list of positions. */
+typedef struct {
+    int layers, capacity;
+    int *count;    /* [layers] */
+    int *position; /* [layers][capacity] */
+} kv_keep;
+
+typedef enum { KV_KEEP_NONE, KV_KEEP_FIRST, KV_KEEP_POSITIONS, KV_KEEP_IDS,
+               KV_KEEP_KVSINK } kv_keep_kind;
+typedef enum { KV_LAYERS_AFTER, KV_LAYERS_ALL, KV_LAYERS_RANGE } kv_keep_layers;
+typedef enum { KV_STAGE_LARGEST, KV_STAGE_AT, KV_STAGE_EACH, KV_STAGE_JOIN }
+    kv_keep_stage;
+
+#define KV_LIST_MAX 256
+
+typedef struct {
+    kv_keep_kind kind;
+    int k;                     /* first:N, kvsink:K; -1 for kvsink:auto */
+    kv_keep_stage stage;
+    int stage_layer;           /* KV_STAGE_AT */
+    kv_keep_layers layers;
+    int first_layer, last_layer; /* KV_LAYERS_RANGE, inclusive */
+    int decode;                /* +decode */
+    int n_list;                /* positions: or ids: */
+    int list[KV_LIST_MAX];
+} kv_keep_rule;
+
+/* RULE[/LAYERS][+decode], e.g. first:5, positions:3,17, ids:1,2,
+ * kvsink:5@4/all, kvsink:auto@each+decode/12-29 is refused (order). */
+int kv_keep_parse(kv_keep_rule *r, const char *text, kv_error *err);
+
+//@ kvsink: Chapter 6: predict sinks before attention is computed
+typedef struct {
+    int layers, width, vocab;
+    uint64_t hash;      /* of the weights; differs between weight formats */
+    int weak;           /* no outlier reached 100: found by ratio alone */
+    int n_stages;
+    kv_stage *stage;    /* ascending by layer */
+    int n_ids;
+    int *ids;           /* token ids that were sinks in calibration */
+} kv_profile;
+
+/* The K largest |h[T]|, positions ascending; returns how many (min(K, T)).
+ * Values within one part in a thousand of the K-th count as equal to it, and
+ * among equals the lower positions win, so that a prompt of one repeated token
+ * gives the same set everywhere. Source: KVSink; the tie rule is ours.
+ * scratch: T floats. */
+int kv_top_magnitudes(int *position, const float *h, int T, int K,
+                      float *scratch);
+
+/* Ours: every token whose |h| reaches the threshold, at most
+ * max(5, T/20), the largest first; *capped is 1 when that cap binds. */
+int kv_above_threshold(int *position, int *capped, const float *h, int T,
+                       double threshold, float *scratch);
+
+/* Separate sinks in pooled |h|: a[n] is sorted in place, descending. The cut
+ * of largest ratio within the first half decides (values below 1e-6 of the
+ * largest count as that). Sets at_sinks, elsewhere, threshold. n >= 1. */
+void kv_stage_threshold(kv_stage *stage, float *a, size_t n);
+
+/* The stage of largest at_sinks / elsewhere: the paper's single stage.
+ * No stage: -1. */
+int kv_profile_largest(const kv_profile *p);
+
+/* What a rule needs to know about the text. */
+typedef struct {
+    int T;
+    const int *tokens;        /* [T] */
+    const kv_profile *profile; /* kvsink only */
+    const float *h;           /* [n_stages][T]: H^layer[t, channel] */
+    float *scratch;           /* [T] */
+} kv_keep_input;
+
+/* keep: layers and arrays set up by the caller, capacity >= T or enough.
+ * *capped (may be NULL) is 1 if an auto rule met its cap. A model without
+ * emergence stages gives kvsink an empty set. */
+int kv_keep_build(kv_keep *keep, int *capped, const kv_keep_rule *r,
+                  const kv_keep_input *in, kv_error *err);
+
+//@ decode: Chapter 7: attend straight from codes
+/* One query q [H][D] (after RoPE) over all tokens of a cache layer; out
+ * [H][D]; rows [H][tokens] or NULL; sink as in kv_attention. Keys stored
+ * before RoPE are rotated as they are read, token t to position
+ * t + shift. scratch: tokens + D floats. */
+int kv_decode(float *out, float *rows, const float *q, const kv_cache *c,
+              int layer, const float *sink, int shift, float *scratch,
+              kv_error *err);
 
 #ifdef __cplusplus
 }
