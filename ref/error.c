@@ -4,6 +4,7 @@
  * prints or exits: a library that prints cannot be used inside another
  * program, and one that exits cannot be tested. The codes are the exit
  * statuses of the command line, so that main() can pass them on unchanged. */
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -20,4 +21,15 @@ int kv_fail(kv_error *err, int code, const char *format, ...)
         err->code = code;
     }
     return code;
+}
+
+//@ check-finite: Refuse NaN and infinity where they enter
+int kv_check_finite(const float *x, size_t n, const char *what, kv_error *err)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(x[i]))
+            return kv_fail(err, KV_FAIL_RUN, "%s: element %zu is %s; only "
+                           "finite numbers can be used", what, i,
+                           isnan(x[i]) ? "NaN" : "infinite");
+    return KV_OK;
 }

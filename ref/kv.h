@@ -219,6 +219,8 @@ typedef struct {
     kv_tap_function *tap;           /* or NULL */
     void *tap_self;
     unsigned tap_mask; /* 1u << KV_TAP_x for each tap wanted */
+    int remix;         /* 1: the tap changes attention rows, so the output is
+                          averaged again from them (without memory only) */
     int past;          /* tokens the memory holds already; 0 without memory */
     int position;      /* RoPE position of the first token; usually = past */
     float *work;       /* kv_forward_work floats */
