@@ -144,7 +144,8 @@ static void q2_k(float *restrict out, const byte *restrict in, size_t blocks)
             const float scale = d * (float)(in[run] & 15), min = dmin * (float)(in[run] >> 4);
             const byte *q = in + 16 + run / 8 * 32 + run % 2 * 16;
             const int shift = run % 8 / 2 * 2;
-            for (int i = 0; i < 16; i++) out[run * 16 + i] = scale * (float)(q[i] >> shift & 3) - min;
+            for (int i = 0; i < 16; i++)
+                out[run * 16 + i] = scale * (float)(q[i] >> shift & 3) - min;
         }
     }
 }
@@ -202,7 +203,8 @@ static void q4_k(float *restrict out, const byte *restrict in, size_t blocks)
             const float scale = d * (float)s, min = dmin * (float)t;
             const byte *q = in + 16 + run / 2 * 32;
             const int shift = run % 2 * 4;
-            for (int i = 0; i < 32; i++) out[run * 32 + i] = scale * (float)(q[i] >> shift & 15) - min;
+            for (int i = 0; i < 32; i++)
+                out[run * 32 + i] = scale * (float)(q[i] >> shift & 15) - min;
         }
     }
 }
@@ -277,15 +279,17 @@ int gguf_dequantize(float *out, const gguf_tensor *t, size_t first, size_t count
     char name[80];
     tm_printable(name, sizeof name, t->name, strlen(t->name));
     if (!convert_blocks)
-        return kv_fail(err, KV_FAIL_RUN,
-                       "%s: tensor '%s' has type %s, which this program does not read; use a model in F32, "
-                       "F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 or Q2_K to Q6_K",
-                       t->path, name, gguf_type_name(t->type));
+        return kv_fail(
+            err, KV_FAIL_RUN,
+            "%s: tensor '%s' has type %s, which this program does not read; use a model in F32, "
+            "F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 or Q2_K to Q6_K",
+            t->path, name, gguf_type_name(t->type));
     size_t elements = gguf_block_elements(t->type);
     if (first > t->elements || count > t->elements - first || first % elements || count % elements)
-        return kv_fail(err, KV_FAIL_RUN,
-                       "%s: tensor '%s' has %zu elements in blocks of %zu; %zu from %zu on cannot be read",
-                       t->path, name, t->elements, elements, count, first);
+        return kv_fail(
+            err, KV_FAIL_RUN,
+            "%s: tensor '%s' has %zu elements in blocks of %zu; %zu from %zu on cannot be read",
+            t->path, name, t->elements, elements, count, first);
     const byte *in = (const byte *)t->data + first / elements * gguf_block_bytes(t->type);
     convert_blocks(out, in, count / elements);
     return KV_OK;

@@ -33,8 +33,7 @@ static int is_descriptor(const char *path)
 static int open_directly(tm_out *out, const char *path, kv_error *err)
 {
     out->f = fopen(path, "wb");
-    if (!out->f)
-        return kv_fail(err, KV_FAIL_RUN, "cannot write %s: %s", path, strerror(errno));
+    if (!out->f) return kv_fail(err, KV_FAIL_RUN, "cannot write %s: %s", path, strerror(errno));
     return KV_OK;
 }
 
@@ -65,8 +64,7 @@ int tm_out_open(tm_out *out, const char *path, kv_error *err)
 {
     memset(out, 0, sizeof *out);
     size_t length = strlen(path);
-    if (length == 0)
-        return kv_fail(err, KV_FAIL_USAGE, "the name of the output file is empty");
+    if (length == 0) return kv_fail(err, KV_FAIL_USAGE, "the name of the output file is empty");
     if (length >= sizeof out->final)
         return kv_fail(err, KV_FAIL_USAGE, "the name of the output file has %zu bytes; at most %zu",
                        length, sizeof out->final - 1);
@@ -166,7 +164,8 @@ int tm_read_file(char **data, size_t *n, const char *path, kv_error *err)
     if (S_ISDIR(st.st_mode))
         code = kv_fail(err, KV_FAIL_RUN, "cannot read %s: it is a folder; name a file", path);
     else
-        code = read_all(data, n, f, S_ISREG(st.st_mode) ? (size_t)st.st_size + 1 : 65536, path, err);
+        code =
+            read_all(data, n, f, S_ISREG(st.st_mode) ? (size_t)st.st_size + 1 : 65536, path, err);
     fclose(f);
     return code;
 }
@@ -180,10 +179,14 @@ static size_t utf8_length(const unsigned char *s, size_t n)
     size_t length;
     if (s[0] < 0x80) return 1;
     if (s[0] < 0xC2) return 0;
-    if (s[0] < 0xE0) length = 2;
-    else if (s[0] < 0xF0) length = 3;
-    else if (s[0] < 0xF5) length = 4;
-    else return 0;
+    if (s[0] < 0xE0)
+        length = 2;
+    else if (s[0] < 0xF0)
+        length = 3;
+    else if (s[0] < 0xF5)
+        length = 4;
+    else
+        return 0;
     if (s[0] == 0xE0) low = 0xA0;
     if (s[0] == 0xED) high = 0x9F;
     if (s[0] == 0xF0) low = 0x90;

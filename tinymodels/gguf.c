@@ -53,9 +53,9 @@ static const struct {
     const char *name;
     size_t bytes; /* of one value; 0: not of fixed size */
 } value_types[] = {
-    {"uint8", 1},  {"int8", 1},   {"uint16", 2}, {"int16", 2},  {"uint32", 4},
-    {"int32", 4},  {"float32", 4}, {"bool", 1},  {"string", 0}, {"array", 0},
-    {"uint64", 8}, {"int64", 8},  {"float64", 8},
+    {"uint8", 1},  {"int8", 1},    {"uint16", 2},  {"int16", 2},  {"uint32", 4},
+    {"int32", 4},  {"float32", 4}, {"bool", 1},    {"string", 0}, {"array", 0},
+    {"uint64", 8}, {"int64", 8},   {"float64", 8},
 };
 enum { N_VALUE_TYPES = sizeof value_types / sizeof *value_types };
 
@@ -82,10 +82,7 @@ static const struct {
 };
 enum { N_TENSOR_TYPES = sizeof tensor_types / sizeof *tensor_types };
 
-static int is_tensor_type(int type)
-{
-    return type >= 0 && type < N_TENSOR_TYPES;
-}
+static int is_tensor_type(int type) { return type >= 0 && type < N_TENSOR_TYPES; }
 
 const char *gguf_type_name(int tensor_type)
 {
@@ -125,7 +122,8 @@ static int cut_short(const reader *r, const char *field, uint64_t bytes)
     char element[40] = "";
     if (r->in_array) snprintf(element, sizeof element, " element %" PRIu64 " of", r->element);
     return kv_fail(r->err, KV_FAIL_RUN,
-                   "%s: cut short in the %s of%s %s: %" PRIu64 " bytes are needed at offset %zu, but the "
+                   "%s: cut short in the %s of%s %s: %" PRIu64
+                   " bytes are needed at offset %zu, but the "
                    "file ends at %zu; the download may be incomplete",
                    r->g->path, field, element, r->subject, bytes, r->at, r->g->size);
 }
@@ -182,10 +180,10 @@ static int take_name(reader *r, const char **name, const char *kind)
     if (code != KV_OK) return code;
     tm_printable(text, sizeof text, s.data, s.length);
     if (s.length == 0 || memchr(s.data, 0, s.length))
-        return kv_fail(r->err, KV_FAIL_RUN,
-                       "%s: the name '%s' of %s %s; the file is damaged, download or convert it again",
-                       r->g->path, text, r->subject,
-                       s.length == 0 ? "is empty" : "contains a NUL byte");
+        return kv_fail(
+            r->err, KV_FAIL_RUN,
+            "%s: the name '%s' of %s %s; the file is damaged, download or convert it again",
+            r->g->path, text, r->subject, s.length == 0 ? "is empty" : "contains a NUL byte");
     char *copy = malloc(s.length + 1);
     if (!copy) return no_memory(r);
     memcpy(copy, s.data, s.length);
@@ -212,8 +210,10 @@ static int grow(reader *r, void **table, size_t *capacity, size_t used, size_t e
 
 static int take_strings(reader *r, gguf_array *a, uint64_t count)
 {
-    if (count > (r->g->size - r->at) / 8) /* every string has a length of 8 bytes */
-        return cut_short(r, "strings", count > UINT64_MAX / 8 ? UINT64_MAX : count * 8);
+    if (count > (r->g->size - r->at) / 8) { /* every string has a length of 8 bytes */
+        r->in_array = 0;
+        return cut_short(r, "elements", count > UINT64_MAX / 8 ? UINT64_MAX : count * 8);
+    }
     gguf_string *strings = malloc(count ? (size_t)count * sizeof *strings : 1);
     if (!strings) return no_memory(r);
     a->strings = strings; /* freed with the table of keys, also after an error */
@@ -247,14 +247,16 @@ static int take_value_type(reader *r, uint32_t *type, const char *field, int nes
     if (code != KV_OK) return code;
     if (*type >= N_VALUE_TYPES)
         return kv_fail(r->err, KV_FAIL_RUN,
-                       "%s: %s has the unknown value type %" PRIu32 " (0 to %d are known); the file is "
+                       "%s: %s has the unknown value type %" PRIu32
+                       " (0 to %d are known); the file is "
                        "damaged or newer than this program",
                        r->g->path, r->subject, *type, N_VALUE_TYPES - 1);
     if (nested && *type == GGUF_ARRAY)
-        return kv_fail(r->err, KV_FAIL_RUN,
-                       "%s: %s is an array of arrays, which no known model uses and this program does not "
-                       "read; convert the file without it",
-                       r->g->path, r->subject);
+        return kv_fail(
+            r->err, KV_FAIL_RUN,
+            "%s: %s is an array of arrays, which no known model uses and this program does not "
+            "read; convert the file without it",
+            r->g->path, r->subject);
     return KV_OK;
 }
 
@@ -274,8 +276,10 @@ static int take_key(reader *r, gguf_key *key)
     key->value.type = (int)type;
     r->in_array = key->is_array;
     r->element = 0;
-    if (type == GGUF_STRING) code = take_strings(r, &key->value, count);
-    else code = take_numbers(r, &key->value, count);
+    if (type == GGUF_STRING)
+        code = take_strings(r, &key->value, count);
+    else
+        code = take_numbers(r, &key->value, count);
     r->in_array = 0;
     key->value.count = (size_t)count;
     return code;
@@ -314,13 +318,15 @@ static int take_dims(reader *r, gguf_tensor *t)
         if (i < n) code = take_u64(r, &dim, "dimensions");
         if (code != KV_OK) return code;
         if (dim == 0)
-            return kv_fail(r->err, KV_FAIL_RUN, "%s: %s has dimension %" PRIu32 " = 0; the file is damaged",
-                           r->g->path, r->subject, i);
-        if (dim > SIZE_MAX / t->elements)
             return kv_fail(r->err, KV_FAIL_RUN,
-                           "%s: %s has more elements than this machine can count (dimension %" PRIu32
-                           " = %" PRIu64 "); the file is damaged",
-                           r->g->path, r->subject, i, dim);
+                           "%s: %s has dimension %" PRIu32 " = 0; the file is damaged", r->g->path,
+                           r->subject, i);
+        if (dim > SIZE_MAX / t->elements)
+            return kv_fail(
+                r->err, KV_FAIL_RUN,
+                "%s: %s has more elements than this machine can count (dimension %" PRIu32
+                " = %" PRIu64 "); the file is damaged",
+                r->g->path, r->subject, i, dim);
         t->dims[i] = (size_t)dim;
         t->elements *= (size_t)dim;
     }
@@ -337,18 +343,21 @@ static int take_tensor_type(reader *r, gguf_tensor *t)
     if (elements == 0) {
         const char *name = gguf_type_name(t->type);
         return kv_fail(r->err, KV_FAIL_RUN,
-                       "%s: %s has type %" PRIu32 " (%s), which is not one of GGUF's; the file is damaged or "
+                       "%s: %s has type %" PRIu32
+                       " (%s), which is not one of GGUF's; the file is damaged or "
                        "not of this program's time, convert the model again",
                        r->g->path, r->subject, type, name ? name : "unknown");
     }
     if (t->dims[0] % elements != 0)
-        return kv_fail(r->err, KV_FAIL_RUN,
-                       "%s: %s has rows of %zu elements, but type %s needs a multiple of %zu; the file is "
-                       "damaged",
-                       r->g->path, r->subject, t->dims[0], gguf_type_name(t->type), elements);
+        return kv_fail(
+            r->err, KV_FAIL_RUN,
+            "%s: %s has rows of %zu elements, but type %s needs a multiple of %zu; the file is "
+            "damaged",
+            r->g->path, r->subject, t->dims[0], gguf_type_name(t->type), elements);
     if (t->elements / elements > SIZE_MAX / bytes)
-        return kv_fail(r->err, KV_FAIL_RUN, "%s: %s has more bytes than this machine can count; the file is "
-                       "damaged", r->g->path, r->subject);
+        return kv_fail(r->err, KV_FAIL_RUN,
+                       "%s: %s has more bytes than this machine can count; the file is damaged",
+                       r->g->path, r->subject);
     t->bytes = t->elements / elements * bytes;
     return KV_OK;
 }
@@ -381,21 +390,24 @@ static int read_alignment(reader *r, uint64_t *alignment)
     return KV_OK;
 }
 
-static int place_tensor(reader *r, gguf_tensor *t, uint64_t offset, uint64_t start, uint64_t alignment)
+static int place_tensor(reader *r, gguf_tensor *t, uint64_t offset, uint64_t start,
+                        uint64_t alignment)
 {
     const gguf *g = r->g;
     char name[NAME_TEXT];
     tm_printable(name, sizeof name, t->name, strlen(t->name));
     if (offset % alignment != 0)
         return kv_fail(r->err, KV_FAIL_RUN,
-                       "%s: tensor '%s' starts at offset %" PRIu64 ", which is not a multiple of the "
+                       "%s: tensor '%s' starts at offset %" PRIu64
+                       ", which is not a multiple of the "
                        "alignment %" PRIu64 "; the file is damaged",
                        g->path, name, offset, alignment);
     if (start > g->size || offset > g->size - start || t->bytes > g->size - start - offset)
-        return kv_fail(r->err, KV_FAIL_RUN,
-                       "%s: the data of tensor '%s' (%zu bytes at offset %" PRIu64 " + %" PRIu64
-                       ") reach beyond the end of the file (%zu bytes); the download may be incomplete",
-                       g->path, name, t->bytes, start, offset, g->size);
+        return kv_fail(
+            r->err, KV_FAIL_RUN,
+            "%s: the data of tensor '%s' (%zu bytes at offset %" PRIu64 " + %" PRIu64
+            ") reach beyond the end of the file (%zu bytes); the download may be incomplete",
+            g->path, name, t->bytes, start, offset, g->size);
     t->data = g->data + start + offset;
     return KV_OK;
 }
@@ -444,8 +456,8 @@ static int twice(const reader *r, const char *kind, const char *name)
 {
     char text[NAME_TEXT];
     return kv_fail(r->err, KV_FAIL_RUN,
-                   "%s: %s '%s' occurs twice; the file is damaged, convert the model again", r->g->path,
-                   kind, tm_printable(text, sizeof text, name, strlen(name)));
+                   "%s: %s '%s' occurs twice; the file is damaged, convert the model again",
+                   r->g->path, kind, tm_printable(text, sizeof text, name, strlen(name)));
 }
 
 static int sort_keys(reader *r)
@@ -503,18 +515,21 @@ static int take_magic(reader *r)
     int code = take(r, &magic, 4, "magic number");
     if (code != KV_OK) return code;
     if (memcmp(magic, "GGUF", 4) != 0)
-        return kv_fail(r->err, KV_FAIL_RUN,
-                       "%s: not a GGUF file: it starts with '%s' instead of 'GGUF'; give a .gguf model",
-                       r->g->path, tm_printable(text, sizeof text, (const char *)magic, 4));
+        return kv_fail(
+            r->err, KV_FAIL_RUN,
+            "%s: not a GGUF file: it starts with '%s' instead of 'GGUF'; give a .gguf model",
+            r->g->path, tm_printable(text, sizeof text, (const char *)magic, 4));
     code = take_u32(r, &version, "version");
     if (code != KV_OK) return code;
     if (version != 0 && (version & 0xFFFF) == 0)
-        return kv_fail(r->err, KV_FAIL_RUN,
-                       "%s: a big-endian GGUF file; only little-endian ones can be read, convert it", r->g->path);
+        return kv_fail(
+            r->err, KV_FAIL_RUN,
+            "%s: a big-endian GGUF file; only little-endian ones can be read, convert it",
+            r->g->path);
     if (version != 2 && version != 3)
         return kv_fail(r->err, KV_FAIL_RUN,
-                       "%s: GGUF version %" PRIu32 ", expected 2 or 3; convert the model again", r->g->path,
-                       version);
+                       "%s: GGUF version %" PRIu32 ", expected 2 or 3; convert the model again",
+                       r->g->path, version);
     r->g->version = (int)version;
     return KV_OK;
 }
@@ -555,8 +570,10 @@ int gguf_open_memory(gguf **out, const void *data, size_t size, const char *name
     g->data = data;
     g->size = size;
     int code = read_all(g, err);
-    if (code == KV_OK) *out = g;
-    else gguf_close(g);
+    if (code == KV_OK)
+        *out = g;
+    else
+        gguf_close(g);
     return code;
 }
 
@@ -572,7 +589,8 @@ static int map_file(gguf *g, kv_error *err)
     int code = KV_OK;
     if (!S_ISREG(st.st_mode)) {
         code = kv_fail(err, KV_FAIL_RUN,
-                       "cannot open the model %s: it is not a regular file; give a .gguf file", g->path);
+                       "cannot open the model %s: it is not a regular file; give a .gguf file",
+                       g->path);
     } else if (st.st_size > 0) { /* an empty file cannot be mapped; the reader will refuse it */
         void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (p == MAP_FAILED) {
@@ -595,8 +613,10 @@ int gguf_open(gguf **out, const char *path, kv_error *err)
     if (!g) return KV_FAIL_RUN;
     int code = map_file(g, err);
     if (code == KV_OK) code = read_all(g, err);
-    if (code == KV_OK) *out = g;
-    else gguf_close(g);
+    if (code == KV_OK)
+        *out = g;
+    else
+        gguf_close(g);
     return code;
 }
 
@@ -686,8 +706,8 @@ static int find_typed(const gguf_key **out, const gguf *g, const char *name, int
     const gguf_key *key = gguf_key_find(g, name);
     if (!key)
         return kv_fail(err, KV_FAIL_RUN,
-                       "%s: the metadata lack the key '%s'; the model cannot be used without it", g->path,
-                       name);
+                       "%s: the metadata lack the key '%s'; the model cannot be used without it",
+                       g->path, name);
     if (key->is_array != want_array || !accepts(key->value.type))
         return kv_fail(err, KV_FAIL_RUN, "%s: key '%s' is %s%s, expected %s%s", g->path, name,
                        key->is_array ? "an array of " : "", gguf_value_type_name(key->value.type),
@@ -705,8 +725,8 @@ static int check_int64(const gguf *g, const gguf_key *key, kv_error *err)
     for (size_t i = 0; key->value.type == GGUF_UINT64 && i < key->value.count; i++) {
         uint64_t v = raw_element(&key->value, i);
         if (v > INT64_MAX)
-            return kv_fail(err, KV_FAIL_RUN, "%s: key '%s' holds %" PRIu64 ", which is too large", g->path,
-                           key->name, v);
+            return kv_fail(err, KV_FAIL_RUN, "%s: key '%s' holds %" PRIu64 ", which is too large",
+                           g->path, key->name, v);
     }
     return KV_OK;
 }
@@ -719,7 +739,8 @@ int gguf_get_string(gguf_string *out, const gguf *g, const char *name, kv_error 
     return code;
 }
 
-int gguf_get_int(int64_t *out, const gguf *g, const char *name, int64_t low, int64_t high, kv_error *err)
+int gguf_get_int(int64_t *out, const gguf *g, const char *name, int64_t low, int64_t high,
+                 kv_error *err)
 {
     const gguf_key *key = NULL;
     int code = find_typed(&key, g, name, 0, is_integer, "an integer", err);
@@ -728,8 +749,8 @@ int gguf_get_int(int64_t *out, const gguf *g, const char *name, int64_t low, int
     int64_t value = gguf_array_int(&key->value, 0);
     if (value < low || value > high)
         return kv_fail(err, KV_FAIL_RUN,
-                       "%s: key '%s' is %" PRId64 ", expected %" PRId64 " to %" PRId64, g->path, name, value,
-                       low, high);
+                       "%s: key '%s' is %" PRId64 ", expected %" PRId64 " to %" PRId64, g->path,
+                       name, value, low, high);
     *out = value;
     return KV_OK;
 }
@@ -812,8 +833,10 @@ char *gguf_key_text(char *out, size_t capacity, const gguf_key *key)
         strcat(out, "\"");
         return out;
     }
-    if (key->is_array) used += (size_t)snprintf(out, capacity, "[%zu]", a->count);
-    else out[0] = 0;
+    if (key->is_array)
+        used += (size_t)snprintf(out, capacity, "[%zu]", a->count);
+    else
+        out[0] = 0;
     for (size_t i = 0; i < a->count; i++) {
         char text[80];
         element_text(text, sizeof text, a, i);

@@ -142,6 +142,36 @@ size_t gguf_block_bytes(int tensor_type);
  * out as such: whoever loads a model checks. Several threads may work on one tensor. */
 int gguf_dequantize(float *out, const gguf_tensor *t, size_t first, size_t count, kv_error *err);
 
+/* ---------------------------------------------------------------- writing */
+
+/* Collects keys and tensors and writes them as one version 3 file with the default alignment
+ * of 32. The put functions return nothing: the first thing that goes wrong (a name given
+ * twice or empty, a shape its type cannot have, no memory) is remembered and reported by
+ * gguf_write. Keys and tensors come out in the order they were put. */
+typedef struct gguf_writer gguf_writer;
+
+gguf_writer *gguf_writer_new(void); /* NULL: no memory; the functions below then do nothing */
+void gguf_writer_free(gguf_writer *w);
+
+/* Everything is copied. Strings may hold any bytes. n = 0 makes an empty array. */
+void gguf_put_string(gguf_writer *w, const char *name, const char *bytes, size_t length);
+void gguf_put_uint32(gguf_writer *w, const char *name, uint32_t value);
+void gguf_put_int32(gguf_writer *w, const char *name, int32_t value);
+void gguf_put_float32(gguf_writer *w, const char *name, float value);
+void gguf_put_bool(gguf_writer *w, const char *name, int value);
+void gguf_put_strings(gguf_writer *w, const char *name, const gguf_string *values, size_t n);
+void gguf_put_int32s(gguf_writer *w, const char *name, const int32_t *values, size_t n);
+void gguf_put_float32s(gguf_writer *w, const char *name, const float *values, size_t n);
+
+/* A tensor whose data are already in the form of its type: float for GGUF_F32, the 16 bits of
+ * a binary16 for GGUF_F16, blocks for the others. dims[0] is the contiguous one. The data are
+ * not copied: they must stay until gguf_write. */
+void gguf_put_tensor(gguf_writer *w, const char *name, int type, int n_dims, const size_t *dims,
+                     const void *data);
+
+/* Writes the file as files.h describes: complete, or not at all. */
+int gguf_write(gguf_writer *w, const char *path, kv_error *err);
+
 #ifdef __cplusplus
 }
 #endif
