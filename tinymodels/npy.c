@@ -147,7 +147,7 @@ static float element(const unsigned char *b, int size, int big)
 int npy_read(npy_array *a, const char *path, kv_error *err)
 {
     char *file;
-    size_t n, start;
+    size_t n, start = 0;
     memset(a, 0, sizeof *a);
     if (tm_read_file(&file, &n, path, err)) return err ? err->code : KV_FAIL_RUN;
     const unsigned char *bytes = (const unsigned char *)file;
