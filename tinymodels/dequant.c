@@ -179,7 +179,7 @@ static void q3_k(float *restrict out, const byte *restrict in, size_t blocks)
 
 /* Q4_K and Q5_K: 8 runs of 32, each with a 6-bit scale and a 6-bit minimum in 12 bytes. Runs 0-3:
  * the low six bits of bytes 0-3 (scales) and 4-7 (minima). Runs 4-7: low four bits in
- * the nibbles of bytes 8-11 (scales low, minima high), the upper two on top of bytes 0-3 and 4-7. */
+ * the nibbles of bytes 8-11 (scales low, minima high), the upper two on top of bytes 0-7. */
 static void k_scale(const byte *p, int run, int *scale, int *min)
 {
     if (run < 4) {
@@ -209,7 +209,7 @@ static void q4_k(float *restrict out, const byte *restrict in, size_t blocks)
     }
 }
 
-/* 0: d   2: dmin   4: scales[12]   16: fifth bits[32], run r at bit r   48: nibbles[128] as above */
+/* 0: d   2: dmin   4: scales[12]   16: fifth bits[32], run r at bit r   48: nibbles as above */
 static void q5_k(float *restrict out, const byte *restrict in, size_t blocks)
 {
     for (size_t b = 0; b < blocks; b++, in += 176, out += 256) {
