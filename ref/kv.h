@@ -2,10 +2,12 @@
 /* kv.h - the whole of ref/ in one header, grouped by chapter. It is the manual.
  *
  * Conventions
- *   - Outputs first, then inputs, then sizes. Sizes are int, byte counts size_t.
+ *   - Outputs first, then inputs, then sizes. Sizes are int, byte counts and
+ *     offsets size_t.
  *   - Arrays are row-major; [T][Hk][D] means x[(t*Hk + h)*D + d].
  *     T tokens, H query heads, Hk key-value heads, D head size, C width,
- *     L layers, b bits, G group size, R recent window.
+ *     F width of the feed-forward network, L layers, b bits, G group size,
+ *     R recent window.
  *   - The caller owns all memory; nothing here allocates.
  *   - Functions that return int return KV_OK or a KV_FAIL_ code, and then have
  *     described the problem in err (which may be NULL).
@@ -30,7 +32,7 @@ extern "C" {
 enum { KV_OK = 0, KV_FAIL_RUN = 1, KV_FAIL_USAGE = 2 };
 
 typedef struct {
-    int code;       /* KV_OK, KV_FAIL_RUN (file, data, memory) or KV_FAIL_USAGE */
+    int code;       /* KV_OK, KV_FAIL_RUN (file, data, memory), KV_FAIL_USAGE */
     char text[512]; /* one sentence: what, where, expected, what to do */
 } kv_error;
 
@@ -58,7 +60,7 @@ int kv_softmax_sink(float *p, float *sink, const float *s, float logit, int n,
 /* Softmax1, "off by one": exp(s_j) / (1 + sum exp(s)); a sink logit of 0. */
 int kv_softmax1(float *p, const float *s, int n, kv_error *err);
 
-//@ attention: Chapter 1: attend causally, several query heads per key-value head
+//@ attention: Chapter 1: attend causally, query heads sharing key-value heads
 typedef struct {
     int heads;     /* H, a multiple of kv_heads */
     int kv_heads;  /* Hk */
@@ -119,7 +121,7 @@ typedef struct {
                              0: pairs (i, i + dims/2) as in the paper's code */
     double base;          /* theta; angle_i = pos * scale / base^(2i/dims) */
     double scale;         /* 1, or 1/factor for linear context scaling */
-    const float *factors; /* [dims/2] divisors of the angle (Llama 3), or NULL */
+    const float *factors; /* [dims/2] divisors of the angle (Llama 3) or NULL */
 } kv_rope;
 
 /* cs[dims] = cos and sin of the dims/2 angles at one position, alternating. */
@@ -140,8 +142,8 @@ typedef struct {
 
 typedef struct {
     const float *attn_norm, *ffn_norm; /* [C] */
-    kv_matrix q, k, v, o;              /* [H*D][C] [Hk*D][C] [Hk*D][C] [C][H*D] */
-    kv_matrix gate, up, down;          /* [F][C] [F][C] [C][F] */
+    kv_matrix q, k, v, o; /* [H*D][C] [Hk*D][C] [Hk*D][C] [C][H*D] */
+    kv_matrix gate, up, down; /* [F][C] [F][C] [C][F] */
     const float *sink;                 /* [H] learned sink logits, or NULL */
 } kv_layer_weights;
 
@@ -181,7 +183,7 @@ kv_backend kv_scalar_backend(float *scratch);
 
 //@ taps: Chapter 2: look into the decoder while it runs
 typedef enum {
-    KV_TAP_EMBED,     /* [n][C]     token embedding: the residual at "layer -1" */
+    KV_TAP_EMBED,     /* [n][C]     embedding: the residual at "layer -1" */
     KV_TAP_Q_PRE,     /* [n][H][D]  queries before RoPE */
     KV_TAP_K_PRE,     /* [n][Hk][D] keys before RoPE */
     KV_TAP_Q,         /* [n][H][D]  queries after RoPE */
@@ -370,6 +372,8 @@ void kv_pack(uint32_t *words, const uint8_t *codes, int n, int stride,
 int kv_unpack(const uint32_t *words, int j, int bits);
 
 //@ store: Chapter 4: keep one layer's keys, or its values
+#define KV_HEAD_MAX 512 /* largest head size */
+
 /* Rows 0..quantized-1 are codes (kept rows are holes with code 0), the rest
  * wait in 16 bits. A kept row lies in the side table from the moment it
  * arrives, and nowhere else. */
@@ -421,10 +425,12 @@ int kv_cache_init(kv_cache *c, const kv_cache_spec *spec, void *memory,
 
 /* Append n rows to one layer. k [n][Hk][D] (on the format's side of RoPE),
  * v [n][Hk][D]; kept [n_kept]: positions, ascending, that stay in 16 bits
- * (those outside the new rows are ignored). A token is recent while fewer
- * than R newer ones exist; then a per-token row is quantized, and a
- * per-channel group as soon as all its tokens have stopped being recent.
- * One append of n equals n appends of one. */
+ * (those outside the new rows are ignored). Rows are rounded to binary16 on
+ * arrival (f32 and bf16 formats: to theirs), so that a token's codes do not
+ * depend on how long it waited. A token is recent while fewer than R newer
+ * ones exist; then a per-token row is quantized, and a per-channel group as
+ * soon as all its tokens have stopped being recent. One append of n equals n
+ * appends of one. On an error nothing has changed. */
 int kv_cache_append(kv_cache *c, int layer, const float *k, const float *v,
                     const int *kept, int n_kept, int n, kv_error *err);
 
@@ -438,9 +444,12 @@ int kv_cache_keep(kv_cache *c, int layer, int position, int *done,
 int kv_cache_seal(kv_cache *c, int layer, kv_error *err);
 
 /* x [n][Hk][D]: what attention would read for tokens first..first+n-1, on the
- * format's side of RoPE. values: 0 keys, 1 values. */
+ * format's side of RoPE. values: 0 keys, 1 values. The second reads one head
+ * of one token, x [D]. */
 void kv_cache_read(float *x, const kv_cache *c, int layer, int values,
                    int first, int n);
+void kv_cache_read_head(float *x, const kv_cache *c, int layer, int values,
+                        int t, int kv_head);
 
 /* Exact bytes of what a layer holds, by kind. Packed words (holes and padding
  * included), scales and minima, kept rows and 4 bytes for each kept position,
@@ -535,6 +544,7 @@ typedef struct {
     const kv_profile *profile; /* kvsink only */
     const float *h;           /* [n_stages][T]: H^layer[t, channel] */
     float *scratch;           /* [T] */
+    int *found;               /* [T] scratch; both for kvsink only */
 } kv_keep_input;
 
 /* keep: layers and arrays set up by the caller, capacity >= T or enough.

@@ -1,0 +1,113 @@
+//@ top: Predict sinks before attention is computed
+/* KVSink's observation: a token that later attracts attention carries a huge
+ * value in one fixed channel of the residual stream, from the emergence layer
+ * on. So the sinks can be read off H^l[:, c], one number per token, without
+ * any attention matrix: take the k largest magnitudes.
+ *
+ * The paper takes one layer, one channel and a fixed k. Ours, and named so:
+ * several stages, a threshold that finds as many sinks as there are, and a
+ * rule for ties. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kv.h"
+
+//@ order: Sort magnitudes, the largest first
+static int descending(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x < y) - (x > y);
+}
+
+//@ top-k: Take the k largest magnitudes
+/* In a prompt of one repeated token all values are equal but for rounding, and
+ * rounding differs between machines. So values within one part in a thousand
+ * of the k-th count as equal, and the lower positions win. */
+int kv_top_magnitudes(int *position, const float *h, int T, int K,
+                      float *scratch)
+{
+    if (K > T)
+        K = T;
+    if (K <= 0)
+        return 0;
+    for (int t = 0; t < T; t++)
+        scratch[t] = fabsf(h[t]);
+    qsort(scratch, (size_t)T, sizeof *scratch, descending);
+    double kth = scratch[K - 1];
+    int larger = 0, n = 0;
+    for (int t = 0; t < T; t++)
+        larger += fabsf(h[t]) > 1.001 * kth;
+    int equals = K - larger;
+    for (int t = 0; t < T; t++) {
+        double a = fabsf(h[t]);
+        if (a > 1.001 * kth)
+            position[n++] = t;
+        else if (equals > 0 && fabs(a - kth) <= 0.001 * kth) {
+            position[n++] = t;
+            equals--;
+        }
+    }
+    return n;
+}
+
+//@ threshold: Take every token that reaches the threshold
+int kv_above_threshold(int *position, int *capped, const float *h, int T,
+                       double threshold, float *scratch)
+{
+    int cap = T / 20 > 5 ? T / 20 : 5, n = 0;
+    for (int t = 0; t < T; t++)
+        n += fabsf(h[t]) >= threshold;
+    *capped = n > cap;
+    if (*capped)
+        return kv_top_magnitudes(position, h, T, cap, scratch);
+    n = 0;
+    for (int t = 0; t < T; t++)
+        if (fabsf(h[t]) >= threshold)
+            position[n++] = t;
+    return n;
+}
+
+//@ separate: Find the gap between sinks and other tokens
+static double middle(const float *a, size_t n)
+{
+    return n % 2 ? a[n / 2] : ((double)a[n / 2 - 1] + a[n / 2]) / 2;
+}
+
+void kv_stage_threshold(kv_stage *stage, float *a, size_t n)
+{
+    qsort(a, n, sizeof *a, descending);
+    double floor = 1e-6 * a[0], best = 0;
+    size_t cut = 1;
+    for (size_t i = 1; i <= n / 2; i++) {
+        double upper = a[i - 1] > floor ? a[i - 1] : floor;
+        double lower = a[i] > floor ? a[i] : floor;
+        if (lower > 0 && upper / lower > best) {
+            best = upper / lower;
+            cut = i;
+        }
+    }
+    double upper = a[cut - 1] > floor ? a[cut - 1] : floor;
+    double lower = n > 1 ? a[cut] > floor ? a[cut] : floor : a[0] / 4;
+    stage->at_sinks = middle(a, cut);
+    stage->elsewhere = n > 1 ? middle(a + cut, n - cut) : 0;
+    stage->threshold = sqrt(upper * lower);
+}
+
+//@ largest: Find the paper's single stage
+int kv_profile_largest(const kv_profile *p)
+{
+    int best = -1;
+    double most = 0;
+    for (int i = 0; i < p->n_stages; i++) {
+        double floor = 1e-6 * p->stage[i].at_sinks;
+        double low = p->stage[i].elsewhere > floor ? p->stage[i].elsewhere
+                                                   : floor;
+        double ratio = low > 0 ? p->stage[i].at_sinks / low : 0;
+        if (best < 0 || ratio > most) {
+            best = i;
+            most = ratio;
+        }
+    }
+    return best;
+}
