@@ -528,10 +528,19 @@ int kv_top_magnitudes(int *position, const float *h, int T, int K,
 int kv_above_threshold(int *position, int *capped, const float *h, int T,
                        double threshold, float *scratch);
 
-/* Separate sinks in pooled |h|: a[n] is sorted in place, descending. The cut
- * of largest ratio within the first half decides (values below 1e-6 of the
- * largest count as that). Sets at_sinks, elsewhere, threshold. n >= 1. */
-void kv_stage_threshold(kv_stage *stage, float *a, size_t n);
+/* Separate the sinks of one prompt: a[n] = |h|, n >= 1, is sorted in place,
+ * descending. The cut of largest ratio within the first half (values below
+ * 1e-6 of the largest count as that) decides; the threshold is the geometric
+ * mean of the two values beside it. n = 1: half of the only value. */
+double kv_gap_threshold(float *a, size_t n);
+
+/* Sum up the prompts that show a stage: threshold = median of theirs (even
+ * count: geometric mean of the two middle ones; both arrays are reordered),
+ * at_sinks and elsewhere = medians of pooled |h| [n] from the threshold up
+ * and below it (none: 0). Ours: one gap over all prompts together would close
+ * as text is added, because outliers come in every size. */
+void kv_stage_threshold(kv_stage *stage, double *per_prompt, int prompts,
+                        float *pooled, size_t n);
 
 /* The stage of largest at_sinks / elsewhere: the paper's single stage.
  * No stage: -1. */

@@ -68,30 +68,54 @@ int kv_above_threshold(int *position, int *capped, const float *h, int T,
     return n;
 }
 
-//@ separate: Find the gap between sinks and other tokens
-static double middle(const float *a, size_t n)
-{
-    return n % 2 ? a[n / 2] : ((double)a[n / 2 - 1] + a[n / 2]) / 2;
-}
-
-void kv_stage_threshold(kv_stage *stage, float *a, size_t n)
+//@ gap: Separate the sinks of one prompt at the widest gap
+/* A value of nearly zero would make any gap the widest, hence the floor; and
+ * tokens that are not sinks are the majority, hence the first half. */
+double kv_gap_threshold(float *a, size_t n)
 {
     qsort(a, n, sizeof *a, descending);
-    double floor = 1e-6 * a[0], best = 0;
-    size_t cut = 1;
+    if (n == 1)
+        return a[0] / 2;
+    double floor = 1e-6 * a[0], best = 0, threshold = 0;
     for (size_t i = 1; i <= n / 2; i++) {
         double upper = a[i - 1] > floor ? a[i - 1] : floor;
         double lower = a[i] > floor ? a[i] : floor;
         if (lower > 0 && upper / lower > best) {
             best = upper / lower;
-            cut = i;
+            threshold = sqrt(upper * lower);
         }
     }
-    double upper = a[cut - 1] > floor ? a[cut - 1] : floor;
-    double lower = n > 1 ? a[cut] > floor ? a[cut] : floor : a[0] / 4;
-    stage->at_sinks = middle(a, cut);
-    stage->elsewhere = n > 1 ? middle(a + cut, n - cut) : 0;
-    stage->threshold = sqrt(upper * lower);
+    return threshold;
+}
+
+//@ threshold-median: Let the prompts agree on a threshold
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double middle(const float *a, size_t n)
+{
+    if (n == 0)
+        return 0;
+    return n % 2 ? a[n / 2] : ((double)a[n / 2 - 1] + a[n / 2]) / 2;
+}
+
+void kv_stage_threshold(kv_stage *stage, double *per_prompt, int prompts,
+                        float *pooled, size_t n)
+{
+    qsort(per_prompt, (size_t)prompts, sizeof *per_prompt, ascending);
+    int half = prompts / 2;
+    stage->threshold = prompts % 2 ? per_prompt[half]
+                                   : sqrt(per_prompt[half - 1] *
+                                          per_prompt[half]);
+    qsort(pooled, n, sizeof *pooled, descending);
+    size_t sinks = 0;
+    while (sinks < n && pooled[sinks] >= stage->threshold)
+        sinks++;
+    stage->at_sinks = middle(pooled, sinks);
+    stage->elsewhere = middle(pooled + sinks, n - sinks);
 }
 
 //@ largest: Find the paper's single stage
