@@ -38,17 +38,17 @@ the call returns an array, goes on with that one instead: a tap can look and
 can intervene (whole_window.py quantizes keys and values that way).
 
   name        shape          what
-  embedding   [T, C]         rows of the embedding (layer -1)
+  embed       [T, C]         rows of the embedding (layer -1)
   q_pre       [T, H, D]      queries before RoPE
   k_pre       [T, Hk, D]     keys before RoPE
   q  k  v     as above       after RoPE; values have none
   attention   [H, T, T]      softmax rows; row i sums to 1 over columns <= i
-  attn_out    [T, C]         output of the attention block
+  attn_out    [T, H, D]      attention output, before the o projection
   h_attn      [T, C]         residual after attention (H')
   down_in     [T, F]         input of the down projection
   down_out    [T, C]         its output
   h           [T, C]         residual after the FFN (H)
-  logits      [T, V]         (layer -1)
+  logits      [T, V]         (layer L, one past the last)
 
 Usage:
   llama.py MODEL --ids '1,2,3' | ids.json  -o logits.npy
@@ -380,7 +380,7 @@ def softmax_rows(scores):
 
 
 def attention(q, k, v, look):
-    """Grouped-query attention; q [T,H,D], k, v [T,Hk,D] -> [T, H*D].
+    """Grouped-query attention; q [T,H,D], k, v [T,Hk,D] -> [T, H, D].
 
     `look(rows)` sees all rows [H, T, T] and may return others; None saves
     keeping them."""
@@ -398,7 +398,7 @@ def attention(q, k, v, look):
     if changed is not None:
         for head in range(heads):
             out[:, head] = changed[head] @ v[:, head // share]
-    return out.reshape(tokens, heads * size)
+    return out
 
 
 def silu(x):
@@ -425,14 +425,14 @@ def forward(model, ids, tap=None, wants=None, first_position=0, last_layer=None)
     positions = first_position + np.arange(len(ids))
     show_rows = tap is not None and (wants is None or "attention" in wants)
 
-    x = at("embedding", -1, model.weight("token_embd.weight")[ids])
+    x = at("embed", -1, model.weight("token_embd.weight")[ids])
     for layer in range(model.layers):
         x = block(model, layer, x, positions, at, show_rows)
         if layer == last_layer:
             return x
     x = rms_norm(x, model.weight("output_norm.weight"), model.eps)
     tied = "output.weight" if model.has("output.weight") else "token_embd.weight"
-    return at("logits", -1, x @ model.weight(tied).T)
+    return at("logits", model.layers, x @ model.weight(tied).T)
 
 
 def block(model, layer, x, positions, at, show_rows):
@@ -448,8 +448,8 @@ def block(model, layer, x, positions, at, show_rows):
     q = at("q", layer, rotate(q, positions, model.frequencies))
     k = at("k", layer, rotate(k, positions, model.frequencies))
     look = (lambda rows: at("attention", layer, rows)) if show_rows else None
-    y = at("attn_out", layer, attention(q, k, v, look) @ matrix("attn_output").T)
-    x = at("h_attn", layer, x + y)
+    y = at("attn_out", layer, attention(q, k, v, look))
+    x = at("h_attn", layer, x + y.reshape(tokens, -1) @ matrix("attn_output").T)
 
     y = rms_norm(x, matrix("ffn_norm"), model.eps)
     y = silu(y @ matrix("ffn_gate").T) * (y @ matrix("ffn_up").T)
