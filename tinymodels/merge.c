@@ -18,12 +18,12 @@
 
 /* ------------------------------------------------------------- hash table */
 
-static uint64_t hash(const unsigned char *key, size_t length)
+static uint32_t hash(const unsigned char *key, size_t length)
 {
     uint64_t h = 14695981039346656037u; /* FNV-1a */
     for (size_t i = 0; i < length; i++)
         h = (h ^ key[i]) * 1099511628211u;
-    return h ^ h >> 32; /* the table uses low bits: let the high ones take part */
+    return (uint32_t)(h ^ h >> 32);
 }
 
 int table_make(table *t, size_t keys)
@@ -37,10 +37,10 @@ int table_make(table *t, size_t keys)
 }
 
 /* The slot that has the key, or the free one where it belongs. */
-static table_slot *table_place(const table *t, const void *key, size_t length)
+static table_slot *table_place(const table *t, const void *key, size_t length, uint32_t h)
 {
-    size_t i = hash(key, length) & t->mask;
-    while (t->slot[i].key && (t->slot[i].length != length ||
+    size_t i = h & t->mask;
+    while (t->slot[i].key && (t->slot[i].hash != h || t->slot[i].length != length ||
                               memcmp(t->slot[i].key, key, length) != 0))
         i = (i + 1) & t->mask;
     return &t->slot[i];
@@ -48,16 +48,17 @@ static table_slot *table_place(const table *t, const void *key, size_t length)
 
 int table_add(table *t, const void *key, size_t length, int value)
 {
-    table_slot *s = table_place(t, key, length);
+    uint32_t h = hash(key, length);
+    table_slot *s = table_place(t, key, length, h);
     if (s->key)
         return s->value;
-    *s = (table_slot){key, length, value};
+    *s = (table_slot){key, (uint32_t)length, h, value};
     return -1;
 }
 
 int table_find(const table *t, const void *key, size_t length)
 {
-    const table_slot *s = table_place(t, key, length);
+    const table_slot *s = table_place(t, key, length, hash(key, length));
     return s->key ? s->value : -1;
 }
 

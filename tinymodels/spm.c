@@ -5,7 +5,12 @@
  * elsewhere). Neighbours join if what they make is a token, the token of the highest score first,
  * the leftmost among equals. A character that is in no token at the end becomes its bytes,
  * tokens <0x00> to <0xFF>. Control tokens have texts like any other token: if merging
- * happens to arrive at "</s>" it takes it, as llama.cpp does. */
+ * happens to arrive at "</s>" it takes it, as llama.cpp does.
+ *
+ * One row for a whole book is slow: the queue holds millions of pairs, in an order that jumps
+ * all over the text. But in the usual vocabularies a space mark only ever starts a token (or
+ * follows another mark), so nothing can join across the place before one, and the text may be cut
+ * there without changing a single id. Whether that is so is looked up in the vocabulary. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,6 +32,20 @@ static int by_falling_score(const void *a, const void *b)
 {
     float x = ((const scored *)a)->score, y = ((const scored *)b)->score;
     return (x < y) - (x > y);
+}
+
+/* Does no token have a space mark behind another character? */
+static int marks_start_tokens(const tokenizer *tok)
+{
+    for (int i = 0; i < tok->n; i++) {
+        size_t length;
+        const char *piece = tok_piece(tok, i, &length);
+        for (size_t k = 1; k + MARK <= length; k++)
+            if (memcmp(piece + k, space_mark, MARK) == 0 &&
+                (k < MARK || memcmp(piece + k - MARK, space_mark, MARK) != 0))
+                return 0;
+    }
+    return 1;
 }
 
 int spm_open(tokenizer *tok, const tok_spec *spec, kv_error *err)
@@ -57,6 +76,7 @@ int spm_open(tokenizer *tok, const tok_spec *spec, kv_error *err)
     }
     free(order);
     tok->pre = "";
+    tok->cut_at_spaces = marks_start_tokens(tok);
     tok->add_space_prefix = spec->add_space_prefix != 0;
     return 0;
 }
@@ -162,14 +182,35 @@ static int write_ids(id_list *out, const merge_work *work, const tokenizer *tok,
     return 0;
 }
 
+/* Where the stretch that starts at `start` ends: before the next space mark that follows another
+ * character, if texts may be cut there. */
+static size_t stretch_end(const tokenizer *tok, const char *row, size_t length, size_t start)
+{
+    int inside = 0; /* past the marks at the start */
+    for (size_t i = start; tok->cut_at_spaces && i < length;) {
+        int mark = length - i >= MARK && memcmp(row + i, space_mark, MARK) == 0;
+        if (mark && inside)
+            return i;
+        inside |= !mark;
+        i += mark ? MARK : 1;
+    }
+    return length;
+}
+
 int spm_encode(id_list *out, merge_work *work, const tokenizer *tok, const char *text,
                size_t length, int after_special, kv_error *err)
 {
     size_t n;
     char *row = marked(text, length, after_special && tok->add_space_prefix, &n);
-    int failed = !row || add_characters(work, tok, row, n) ||
-                 merge_all(work, tok, row, joint_rank);
-    int code = failed ? no_memory(tok, err) : write_ids(out, work, tok, row, err);
+    int code = row ? 0 : no_memory(tok, err);
+    for (size_t at = 0, end; !code && at < n; at = end) {
+        end = stretch_end(tok, row, n, at);
+        if (add_characters(work, tok, row + at, end - at) ||
+            merge_all(work, tok, row + at, joint_rank))
+            code = no_memory(tok, err);
+        else
+            code = write_ids(out, work, tok, row + at, err);
+    }
     free(row);
     return code;
 }

@@ -18,7 +18,7 @@
 /* A map from byte strings to ints. The keys stay where they are: the table only points. */
 typedef struct {
     const char *key;
-    size_t length;
+    uint32_t length, hash; /* the hash, so that most other keys need no look at them */
     int value;
 } table_slot;
 
@@ -99,7 +99,7 @@ struct tokenizer {
 
     /* SentencePiece */
     int *rank;           /* [n] tokens by falling score; equal scores have equal ranks */
-    int add_space_prefix;
+    int add_space_prefix, cut_at_spaces;
 };
 
 /* Fill in the part of one family; encode one stretch of text that has no special tokens in it.
