@@ -210,7 +210,7 @@ static int grow(reader *r, void **table, size_t *capacity, size_t used, size_t e
 
 static int take_strings(reader *r, gguf_array *a, uint64_t count)
 {
-    if (count > (r->g->size - r->at) / 8) { /* every string has a length of 8 bytes */
+    if (r->in_array && count > (r->g->size - r->at) / 8) { /* 8 bytes of length each, at least */
         r->in_array = 0;
         return cut_short(r, "elements", count > UINT64_MAX / 8 ? UINT64_MAX : count * 8);
     }
