@@ -640,7 +640,7 @@ static int width(const char *text)
 
 void cli_table_print(cli_table *t)
 {
-    int wide[32] = {0};
+    int wide[32] = {0}, waiting = 0;
     for (int i = 0; i < t->cells; i++) {
         int w = width(t->cell[i]), column = i % t->columns;
         if (w > wide[column]) wide[column] = w;
@@ -648,10 +648,17 @@ void cli_table_print(cli_table *t)
     for (int i = 0; i < t->cells; i++) {
         int column = i % t->columns, last = column == t->columns - 1 || i == t->cells - 1;
         int pad = wide[column] - width(t->cell[i]);
-        if (column) fputs("  ", stdout);
-        if (t->align[column] == 'r') printf("%*s%s", pad, "", t->cell[i]);
-        else printf("%s%*s", t->cell[i], last ? 0 : pad, "");
-        if (last) putchar('\n');
+        if (t->align[column] == 'r') waiting += pad;
+        if (t->cell[i][0]) { /* blanks go out in front of text only, never at the end of a line */
+            printf("%*s%s", waiting, "", t->cell[i]);
+            waiting = 0;
+        }
+        if (t->align[column] == 'l') waiting += pad;
+        waiting += 2;
+        if (last) {
+            putchar('\n');
+            waiting = 0;
+        }
         free(t->cell[i]);
     }
     free(t->cell);

@@ -98,6 +98,17 @@ int session_check_length(const session *s, int n, const char *what, const char *
                    s->model->context, how);
 }
 
+int session_window(int **ids, int *n, const session *s, int ctx, kv_error *err)
+{
+    if (session_text_tokens(ids, n, s, err)) return err->code;
+    if (ctx > 0 && *n > ctx) *n = ctx;
+    if (session_check_length(s, *n, "the text", "use --ctx or a shorter text", err) == KV_OK)
+        return KV_OK;
+    free(*ids);
+    *ids = NULL;
+    return err->code;
+}
+
 /* ---------------------------------------------------------------- running */
 
 float *session_floats(size_t n, const char *what, kv_error *err)

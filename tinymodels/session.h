@@ -42,6 +42,10 @@ int session_text_tokens(int **ids, int *n, const session *s, kv_error *err);
  * what to do, such as "use --ctx or a shorter text". */
 int session_check_length(const session *s, int n, const char *what, const char *how, kv_error *err);
 
+/* session_text_tokens cut to the first ctx tokens (0: all) and checked against the model's
+ * context. For commands with a --ctx option. */
+int session_window(int **ids, int *n, const session *s, int ctx, kv_error *err);
+
 /* hidden [n][C] of n tokens that see each other only (no memory). tap NULL or mask 0: no taps. */
 int session_forward(session *s, float *hidden, const int *tokens, int n, kv_tap_function *tap,
                     void *self, unsigned mask, kv_error *err);
