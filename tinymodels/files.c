@@ -212,7 +212,7 @@ int tm_check_utf8(const char *text, size_t n, size_t *bad_offset)
 
 char *tm_printable(char *out, size_t capacity, const char *bytes, size_t n)
 {
-    size_t used = 0, i = 0;
+    size_t used = 0, safe = 0, i = 0; /* safe: as far as the dots would still fit behind */
     while (i < n) {
         const unsigned char *s = (const unsigned char *)bytes + i;
         size_t length = utf8_length(s, n - i);
@@ -228,13 +228,16 @@ char *tm_printable(char *out, size_t capacity, const char *bytes, size_t n)
         } else {
             memcpy(piece, s, length);
         }
-        /* Keep room for the dots, unless this piece ends the text. */
-        if (used + size + (i + length < n ? 4 : 1) > capacity) break;
+        if (used + size + 1 > capacity) break;
         memcpy(out + used, piece, size);
         used += size;
         i += length;
+        if (used + sizeof "..." <= capacity) safe = used;
     }
-    if (i < n) used += (size_t)snprintf(out + used, capacity - used, "...");
+    if (i < n) {
+        memcpy(out + safe, "...", 3);
+        used = safe + 3;
+    }
     out[used] = 0;
     return out;
 }
