@@ -1,0 +1,279 @@
+/* The fast backend, see fast.h.
+ *
+ * Matrix products. y = x W^T is cut into tiles of TILE_X rows of x by TILE_W rows of W. Tiles that
+ * share rows of W follow each other, so that a tile of W comes from memory once and then from the
+ * cache. For few rows of x the cost is reading W, and the tiles are stripes of W of about
+ * STRIPE floats.
+ *
+ * Attention. A task is one query head and TILE_Q queries: scores against all keys that the last of
+ * them sees (one product), softmax row by row, values under the weights (one product). Keys behind
+ * a query get weight 0. Late queries cost more than early ones, so tasks start from the end.
+ *
+ * A single query is answered by decode.c's way of cutting: see tm_fast_decode. */
+#include "fast.h"
+
+#include <cblas.h>
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels.h"
+#include "pages.h"
+
+enum { TILE_X = 128, TILE_W = 192, TILE_Q = 64, FEW_ROWS = 8, STRIPE = 32768, BUNCH = 8192 };
+
+struct tm_fast {
+    kv_backend backend;
+    tm_pool *pool;
+    const tm_kernels *kernels;
+    float *scratch; /* scratch_size floats for each thread */
+    size_t scratch_size;
+};
+
+static int tiles(int n, int size)
+{
+    return (n + size - 1) / size;
+}
+
+static int smaller(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+/* ---------------------------------------------------------------- memory */
+
+/* Gives every thread at least n floats of scratch. */
+static int need_scratch(tm_fast *f, size_t n, kv_error *err)
+{
+    if (n <= f->scratch_size)
+        return KV_OK;
+    size_t threads = (size_t)tm_pool_threads(f->pool);
+    tm_pages_free(f->scratch, f->scratch_size * threads * sizeof *f->scratch);
+    n = (n + 15) / 16 * 16;
+    f->scratch = tm_pages(n * threads * sizeof *f->scratch);
+    f->scratch_size = f->scratch ? n : 0;
+    if (!f->scratch)
+        return kv_fail(err, KV_FAIL_RUN, "not enough memory for attention: %zu threads need %zu "
+                       "bytes each; use fewer threads or a shorter context", threads,
+                       n * sizeof *f->scratch);
+    return KV_OK;
+}
+
+static float *scratch_of(const tm_fast *f, int worker)
+{
+    return f->scratch + (size_t)worker * f->scratch_size;
+}
+
+/* ------------------------------------------------------- matrix products */
+
+typedef struct {
+    const tm_fast *f;
+    float *y;
+    const float *x;
+    const kv_matrix *w;
+    int n, across, stripe; /* tiles of x side by side; rows of W in a stripe */
+} product;
+
+static void product_tile(void *arg, int task, int worker)
+{
+    const product *p = arg;
+    (void)worker;
+    int i = task % p->across * TILE_X, r = task / p->across * TILE_W, K = p->w->cols;
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, smaller(TILE_X, p->n - i),
+                smaller(TILE_W, p->w->rows - r), K, 1, p->x + (size_t)i * (size_t)K, K,
+                p->w->data + (size_t)r * (size_t)K, K, 0,
+                p->y + (size_t)i * (size_t)p->w->rows + r, p->w->rows);
+}
+
+static void product_stripe(void *arg, int task, int worker)
+{
+    const product *p = arg;
+    (void)worker;
+    int r = task * p->stripe;
+    p->f->kernels->gemv(p->y + r, (size_t)p->w->rows, p->x,
+                        p->w->data + (size_t)r * (size_t)p->w->cols,
+                        smaller(p->stripe, p->w->rows - r), p->w->cols, p->n);
+}
+
+static void fast_matmul(void *self, float *y, const float *x, const kv_matrix *w, int n)
+{
+    const tm_fast *f = self;
+    product p = {f, y, x, w, n, tiles(n, TILE_X), STRIPE / w->cols / 4 * 4 + 4};
+    if (n <= FEW_ROWS)
+        tm_parallel(f->pool, product_stripe, &p, tiles(w->rows, p.stripe));
+    else
+        tm_parallel(f->pool, product_tile, &p, p.across * tiles(w->rows, TILE_W));
+}
+
+/* -------------------------------------------------- norm and feed-forward */
+
+typedef struct {
+    const tm_fast *f;
+    float *y;
+    const float *x, *other;
+    double eps;
+    size_t n;
+    int C, rows_each;
+} rowwise;
+
+static void swiglu_bunch(void *arg, int task, int worker)
+{
+    const rowwise *r = arg;
+    (void)worker;
+    size_t at = (size_t)task * BUNCH, left = r->n - at;
+    r->f->kernels->swiglu(r->y + at, r->x + at, r->other + at, left < BUNCH ? left : BUNCH);
+}
+
+static void fast_swiglu(void *self, float *y, const float *gate, const float *up, size_t n)
+{
+    rowwise r = {.f = self, .y = y, .x = gate, .other = up, .n = n};
+    tm_parallel(r.f->pool, swiglu_bunch, &r, (int)((n + BUNCH - 1) / BUNCH));
+}
+
+static void norm_bunch(void *arg, int task, int worker)
+{
+    const rowwise *r = arg;
+    (void)worker;
+    size_t C = (size_t)r->C, first = (size_t)task * (size_t)r->rows_each;
+    for (size_t i = first; i < first + (size_t)r->rows_each && i < r->n; i++)
+        r->f->kernels->rmsnorm(r->y + i * C, r->x + i * C, r->other, r->eps, r->C);
+}
+
+static void fast_rmsnorm(void *self, float *y, const float *x, const float *gain, double eps,
+                         int C, int n)
+{
+    rowwise r = {.f = self, .y = y, .x = x, .other = gain, .eps = eps, .n = (size_t)n, .C = C,
+                 .rows_each = BUNCH / C + 1};
+    tm_parallel(r.f->pool, norm_bunch, &r, tiles(n, r.rows_each));
+}
+
+/* -------------------------------------------------------------- attention */
+
+typedef struct {
+    const tm_fast *f;
+    float *out, *rows;
+    const float *q, *k, *v, *sink;
+    kv_shape s;
+    int past, n, blocks;
+    int *failed; /* per block and head: a score was not finite */
+} attention;
+
+/* Softmax of row i of a block; zeros behind the visible keys up to `wide`. Returns the factor that
+ * makes the weights sum to one (or less, with a sink logit), 0 if a score is not finite. */
+static float soften(const attention *a, float *p, int visible, int wide, int head)
+{
+    float max = a->sink ? a->sink[head] : -FLT_MAX, logit = max;
+    float sum = a->f->kernels->exp_row(p, &max, visible);
+    memset(p + visible, 0, (size_t)(wide - visible) * sizeof *p);
+    if (a->sink)
+        sum += expf(logit - max);
+    return sum <= FLT_MAX ? 1 / sum : 0;
+}
+
+static void attention_tile(void *arg, int task, int worker)
+{
+    const attention *a = arg;
+    kv_shape s = a->s;
+    int head = task % s.heads, first = (a->blocks - 1 - task / s.heads) * TILE_Q;
+    int count = smaller(TILE_Q, a->n - first), wide = a->past + first + count;
+    int D = s.head_size, Q = s.heads * D, K = s.kv_heads * D;
+    int kv = head / (s.heads / s.kv_heads) * D;
+    size_t T = (size_t)a->past + (size_t)a->n, at = (size_t)first * (size_t)Q + (size_t)(head * D);
+    float *p = scratch_of(a->f, worker), factor[TILE_Q];
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, count, wide, D, 1 / sqrtf((float)D),
+                a->q + at, Q, a->k + kv, K, 0, p, wide);
+    for (int i = 0; i < count; i++) {
+        float *row = p + (size_t)i * (size_t)wide;
+        factor[i] = soften(a, row, a->past + first + i + 1, wide, head);
+        if (!(factor[i] > 0))
+            a->failed[task] = 1;
+        if (!a->rows)
+            continue;
+        float *to = a->rows + ((size_t)head * (size_t)a->n + (size_t)(first + i)) * T;
+        memset(to, 0, T * sizeof *to);
+        memcpy(to, row, (size_t)wide * sizeof *to);
+        a->f->kernels->scale(to, factor[i], (size_t)wide);
+    }
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, count, D, wide, 1, p, wide, a->v + kv,
+                K, 0, a->out + at, Q);
+    for (int i = 0; i < count; i++)
+        a->f->kernels->scale(a->out + at + (size_t)i * (size_t)Q, factor[i], (size_t)D);
+}
+
+static int fast_attention(void *self, float *out, float *rows, const float *q, const float *k,
+                          const float *v, const float *sink, kv_shape s, int past, int n,
+                          kv_error *err)
+{
+    tm_fast *f = self;
+    int blocks = tiles(n, TILE_Q), tasks = blocks * s.heads, bad = KV_OK;
+    for (int h = 0; sink && h < s.heads; h++)
+        if (!isfinite(sink[h]))
+            return kv_fail(err, KV_FAIL_RUN, "softmax: the sink logit is not finite");
+    if (need_scratch(f, TILE_Q * ((size_t)past + (size_t)n), err))
+        return KV_FAIL_RUN;
+    int *failed = calloc((size_t)tasks + 1, sizeof *failed);
+    if (!failed)
+        return kv_fail(err, KV_FAIL_RUN, "not enough memory for attention");
+    attention a = {f, out, rows, q, k, v, sink, s, past, n, blocks, failed};
+    tm_parallel(f->pool, attention_tile, &a, tasks);
+    for (int t = 0; t < tasks && !bad; t++)
+        if (failed[t])
+            bad = kv_fail(err, KV_FAIL_RUN, "attention: a score of head %d is not finite", t %
+                          s.heads);
+    free(failed);
+    return bad;
+}
+
+/* ------------------------------------------------------------- open, close */
+
+int tm_fast_open(tm_fast **out, int threads, kv_error *err)
+{
+    *out = NULL;
+    tm_fast *f = calloc(1, sizeof *f);
+    if (!f)
+        return kv_fail(err, KV_FAIL_RUN, "not enough memory");
+    int bad = tm_pool_open(&f->pool, threads, err);
+    if (bad) {
+        free(f);
+        return bad;
+    }
+    openblas_set_num_threads(1);
+    f->kernels = tm_kernels_best();
+    f->backend = (kv_backend){f, fast_matmul, fast_attention, fast_swiglu, fast_rmsnorm};
+    *out = f;
+    return KV_OK;
+}
+
+void tm_fast_close(tm_fast *f)
+{
+    if (!f)
+        return;
+    size_t threads = (size_t)tm_pool_threads(f->pool);
+    tm_pages_free(f->scratch, f->scratch_size * threads * sizeof *f->scratch);
+    tm_pool_close(f->pool);
+    free(f);
+}
+
+const kv_backend *tm_fast_backend(const tm_fast *f)
+{
+    return &f->backend;
+}
+
+tm_pool *tm_fast_pool(const tm_fast *f)
+{
+    return f->pool;
+}
+
+const char *tm_fast_simd(const tm_fast *f)
+{
+    return f->kernels->name;
+}
+
+int tm_fast_choose(tm_fast *f, int version)
+{
+    const tm_kernels *k = tm_kernels_at(version);
+    if (k)
+        f->kernels = k;
+    return k != NULL;
+}
