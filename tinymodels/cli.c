@@ -3,13 +3,12 @@
  * The options of a command are one list: its own, then those of the groups it asked for, then
  * the ones that everything has. The list is the only description: defaults are parsed
  * from the text that --help prints, and limits are checked where they are printed. */
-#define _GNU_SOURCE /* sched_getaffinity: the cores this process may use */
+#define _POSIX_C_SOURCE 200809L
 
 #include "cli.h"
 
 #include <errno.h>
 #include <math.h>
-#include <sched.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +16,8 @@
 #include <unistd.h>
 
 #include "files.h"
+#include "profile.h"
+#include "threads.h"
 
 #ifndef KV_COMMIT
 #define KV_COMMIT "unknown (built without a commit)"
@@ -122,13 +123,6 @@ const char *cli_nearest(const char *word, const char *const *words, int n)
 }
 
 /* ----------------------------------------------------------- option lists */
-
-static int available_threads(void)
-{
-    cpu_set_t set;
-    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    return n < 1 ? 1 : n > THREADS_MAX ? THREADS_MAX : n;
-}
 
 static void add(const char *name, cli_kind kind, void *target, const char *value,
                 const char *fallback, double low, double high, const char *help)
@@ -449,7 +443,7 @@ int cli_parse(cli_common *common, const cli_command *command, int argc, char **a
     common->keep = "none";
     int code = KV_OK;
     for (int i = 0; i < parser.n && code == KV_OK; i++) code = set_default(&parser.option[i], &err);
-    common->threads = available_threads();
+    common->threads = tm_cpus() < THREADS_MAX ? tm_cpus() : THREADS_MAX;
     if (code == KV_OK) code = parse_all(common, command, argc, argv, &err);
     if (parser.bos_word >= 0) common->bos = parser.bos_word == 0;
     *status = 0;
@@ -536,6 +530,38 @@ static int blame(const char *option, kv_error *err)
     return kv_fail(err, err->code, "%s: %.480s", option, text);
 }
 
+/* ids:learned becomes ids:0 with what follows it (layers, +decode), and then gets its list. */
+static int learned_rule(kv_keep_rule *rule, const char *rest, const char *profile, kv_error *err)
+{
+    char text[128];
+    kv_profile p;
+    snprintf(text, sizeof text, "ids:0%.100s", rest);
+    if (kv_keep_parse(rule, text, err)) return err->code;
+    if (!profile)
+        return kv_fail(err, KV_FAIL_USAGE, "ids:learned needs what 'kvsink calibrate' learned about the "
+                       "model; run it and name its output with --profile");
+    if (tm_profile_read(&p, profile, err)) return err->code;
+    int code = KV_OK;
+    if (p.n_ids > KV_LIST_MAX)
+        code = kv_fail(err, KV_FAIL_RUN, "%s: %d learned ids; at most %d can be used", profile, p.n_ids,
+                       KV_LIST_MAX);
+    rule->n_list = p.n_ids < KV_LIST_MAX ? p.n_ids : KV_LIST_MAX;
+    for (int i = 0; i < rule->n_list; i++) rule->list[i] = p.ids[i];
+    tm_profile_free(&p);
+    return code;
+}
+
+int cli_keep_rule(kv_keep_rule *rule, const char *text, const char *profile, kv_error *err)
+{
+    static const char learned[] = "ids:learned";
+    size_t n = strlen(learned);
+    int code;
+    if (strncmp(text, learned, n) == 0 && (!text[n] || strchr("/+", text[n])))
+        code = learned_rule(rule, text + n, profile, err);
+    else code = kv_keep_parse(rule, text, err);
+    return code ? blame("--keep", err) : KV_OK;
+}
+
 int cli_cache_options(cli_cache *cache, const cli_common *common, kv_error *err)
 {
     memset(cache, 0, sizeof *cache);
@@ -549,8 +575,7 @@ int cli_cache_options(cli_cache *cache, const cli_common *common, kv_error *err)
         return blame("--keys", err);
     if (kv_format_parse(&cache->values, common->cache ? cache->values_text : common->values, err))
         return blame("--values", err);
-    if (kv_keep_parse(&cache->keep, common->keep, err)) return blame("--keep", err);
-    return KV_OK;
+    return cli_keep_rule(&cache->keep, common->keep, common->profile, err);
 }
 
 /* --------------------------------------------------------------- progress */

@@ -140,6 +140,10 @@ typedef struct {
     const char *profile; /* path or NULL */
 } cli_cache;
 
+/* A KEEP. ids:learned takes the ids from the profile (NULL: none was given, an error naming
+ * calibrate). kvsink: needs a profile as well, and says so when it is applied. */
+int cli_keep_rule(kv_keep_rule *rule, const char *text, const char *profile, kv_error *err);
+
 /* Reads the CACHE options. A preset prints what it expands to (standard error). Whether formats
  * fit the model is the caller's to ask with kv_format_check. */
 int cli_cache_options(cli_cache *cache, const cli_common *common, kv_error *err);

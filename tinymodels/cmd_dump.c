@@ -57,9 +57,12 @@ static int check_layer(dump *d, const char *name, int layer, const kv_model *m, 
     if (outside && given && layer != d->layer)
         return kv_fail(err, KV_FAIL_USAGE, "--layer: found %d; the tap '%s' belongs to no layer, leave "
                        "--layer out", layer, name);
+    if (!outside && !given)
+        return kv_fail(err, KV_FAIL_USAGE, "--layer L is missing; the model has layers 0 to %d",
+                       m->layers - 1);
     if (!outside && (layer < 0 || layer >= m->layers))
-        return kv_fail(err, KV_FAIL_USAGE, "--layer: %s%d; the model has layers 0 to %d",
-                       given ? "found " : "not given, ", given ? layer : 0, m->layers - 1);
+        return kv_fail(err, KV_FAIL_USAGE, "--layer: found %d; the model has layers 0 to %d", layer,
+                       m->layers - 1);
     return KV_OK;
 }
 

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "analysis.h"
 #include "commands.h"
 #include "npy.h"
 #include "session.h"
@@ -55,14 +56,13 @@ static int read_array(job *j, const char *path, kv_error *err)
 /* The keep rule as a flag for each token: one imaginary layer. */
 static int mark_kept(job *j, kv_error *err)
 {
-    int count = 0, *position = calloc((size_t)j->T, sizeof *position);
-    kv_keep keep = {1, j->T, &count, position};
-    kv_keep_input in = {.T = j->T};
+    kv_keep keep;
     j->kept = calloc((size_t)j->T, 1);
-    int code = position && j->kept ? kv_keep_build(&keep, NULL, &j->keep, &in, err)
-                                   : kv_fail(err, KV_FAIL_RUN, "not enough memory");
-    for (int i = 0; code == KV_OK && i < count; i++) j->kept[position[i]] = 1;
-    free(position);
+    if (!j->kept) return kv_fail(err, KV_FAIL_RUN, "not enough memory");
+    if (tm_keep_init(&keep, 1, j->T, err)) return err->code;
+    int code = tm_keep_build(&keep, NULL, &j->keep, NULL, j->T, NULL, NULL, err);
+    for (int i = 0; code == KV_OK && i < keep.count[0]; i++) j->kept[keep.position[i]] = 1;
+    tm_keep_free(&keep);
     return code;
 }
 
@@ -137,6 +137,11 @@ static int write_folder(const job *j, const char *folder, int outputs, kv_error 
                        strerror(errno));
     if (!made && !S_ISDIR(st.st_mode))
         return kv_fail(err, KV_FAIL_RUN, "-o %.400s: exists and is not a folder; name another", folder);
+    char stale[TM_PATH_MAX];
+    snprintf(stale, sizeof stale, "%s/codes.npy", folder);
+    if (outputs < OUTPUTS && access(stale, F_OK) == 0)
+        return kv_fail(err, KV_FAIL_RUN, "-o %.400s: holds the codes of an earlier run, and this format "
+                       "has none; name another folder", folder);
     int code = write_files(j, folder, outputs, err);
     if (code && made) rmdir(folder);
     return code;
