@@ -80,6 +80,34 @@ $(BUILD)/tools/%: tests/tools/%.c $(BUILD)/libtm.a $(BUILD)/libkv.a
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 
+# ---- the story ----------------------------------------------------------------------------------
+
+tiny_model = $(BUILD)/handmade.gguf
+texts      = $(BUILD)/texts
+llm        = $(BUILD)/llm/SmolLM2-135M-Instruct.Q4_1.gguf
+
+.PHONY: demo llm
+demo: ## see sinks found, a 2-bit cache break on them, and KVSink repair it
+	$(need) demo build
+	@$(MAKE) --no-print-directory $(BUILD)/kvsink
+	@$(BUILD)/kvsink demo --out $(BUILD)/demo
+	@if [ -n "$(MODEL)" ]; then $(MAKE) --no-print-directory llm-story; else \
+	    echo "Next: make llm   (the same story on a real language model, 98 MB)"; fi
+
+llm: ## the same story on a real language model (MODEL=path.gguf: on yours)
+	$(need) llm build text $(if $(MODEL),,fetch)
+	@$(MAKE) --no-print-directory $(BUILD)/kvsink
+	@[ -n "$(MODEL)" ] || sh tests/tools/fetch.sh $(BUILD)/llm
+	@$(MAKE) --no-print-directory llm-story MODEL=$(or $(MODEL),$(llm))
+
+.PHONY: llm-story texts
+texts:
+	$(need) texts text
+	@sh tests/tools/texts.sh $(texts) >/dev/null
+llm-story: texts
+	@$(BUILD)/kvsink demo $(MODEL) --file $(texts)/devref.txt --out $(BUILD)/demo-llm
+	@echo "Next: make test   (proves that what you saw is right)"
+
 # ---- checking -----------------------------------------------------------------------------------
 
 .PHONY: test
@@ -92,6 +120,23 @@ need-test:
 test-run: $(BUILD)/kvsink $(suites) $(tools)
 	@$(PYTHON) tests/oracle/make_vectors.py --check
 	@KV_BUILD=$(BUILD) sh tests/tools/run.sh $(suites)
+
+.PHONY: test-llm
+test-llm: ## test on the real language model (fetched if need be)
+	$(need) test-llm build test fetch text numpy gguf
+	@sh tests/tools/fetch.sh $(BUILD)/llm
+	@$(MAKE) --no-print-directory texts $(BUILD)/kvsink $(suites) $(tools)
+	@BUILD=$(BUILD) PYTHON=$(PYTHON) sh tests/llm.sh $(llm) $(texts)
+
+# The same tests under other conditions: each in a folder of its own.
+.PHONY: sanitize clang-check
+sanitize: ## run the tests under the address and undefined-behaviour sanitizers
+	$(need) sanitize build test
+	@ASAN_OPTIONS=detect_leaks=0 $(MAKE) --no-print-directory test-run BUILD=$(BUILD)/sanitize \
+	    SANITIZE=1 CFLAGS="-O1 -g"
+clang-check: ## build and run the tests with clang
+	$(need) clang-check build test check
+	@$(MAKE) --no-print-directory test-run BUILD=$(BUILD)/clang CC=clang
 
 .PHONY: vectors
 vectors: ## write tests/vectors/ anew from the oracle
