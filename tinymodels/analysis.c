@@ -265,7 +265,8 @@ int tm_attention_maps(float *map, const int *layer, int n, const tm_engine *e, c
 
 typedef struct {
     tm_outliers *o;
-    float *scratch; /* T * max(C, F) */
+    float *scratch;    /* T * max(C, F) */
+    tm_probes *probes; /* to be served by the same pass, or NULL */
 } outlier_watch;
 
 static void watch_outliers(void *self, kv_tap tap, int layer, float *data, int rows, int cols)
@@ -273,6 +274,7 @@ static void watch_outliers(void *self, kv_tap tap, int layer, float *data, int r
     outlier_watch *w = self;
     tm_outliers *o = w->o;
     kv_extreme e = kv_outliers(data, rows, cols, w->scratch);
+    if (w->probes) tm_probe_tap(w->probes, tap, layer, data, rows, cols);
     if (tap == KV_TAP_DOWN_IN) o->down_in[layer] = e;
     if (tap == KV_TAP_DOWN_OUT) o->down_out[layer] = e;
     if (tap != KV_TAP_EMBED && tap != KV_TAP_H) return;
@@ -281,11 +283,13 @@ static void watch_outliers(void *self, kv_tap tap, int layer, float *data, int r
     kv_channel_peaks(o->peak + (size_t)(layer + 1) * (size_t)cols, data, rows, cols);
 }
 
-int tm_outliers_run(tm_outliers *o, const tm_engine *e, const int *tokens, int T, kv_error *err)
+/* probes: of the residual only. */
+static int outliers_and_probes(tm_outliers *o, tm_probes *probes, const tm_engine *e,
+                               const int *tokens, int T, kv_error *err)
 {
     const kv_model *m = e->model;
     size_t L = (size_t)m->layers, C = (size_t)m->width, F = (size_t)m->ffn;
-    outlier_watch w = {o, NULL};
+    outlier_watch w = {o, NULL, probes};
     unsigned mask = 1u << KV_TAP_EMBED | 1u << KV_TAP_H | 1u << KV_TAP_DOWN_IN |
                     1u << KV_TAP_DOWN_OUT;
     memset(o, 0, sizeof *o);
@@ -310,6 +314,11 @@ int tm_outliers_run(tm_outliers *o, const tm_engine *e, const int *tokens, int T
     return KV_OK;
 }
 
+int tm_outliers_run(tm_outliers *o, const tm_engine *e, const int *tokens, int T, kv_error *err)
+{
+    return outliers_and_probes(o, NULL, e, tokens, T, err);
+}
+
 void tm_outliers_free(tm_outliers *o)
 {
     free(o->h);
@@ -323,6 +332,10 @@ void tm_outliers_free(tm_outliers *o)
 
 /* ------------------------------------------------------------ calibration */
 
+/* Calibration wants the residual at the stages, and knows the stages only afterwards. But prompts
+ * mostly show the same ones; so each prompt's pass also serves probes at all stages that earlier
+ * prompts have shown. What is still missing after the vote takes a second pass: most often that of
+ * the first prompt only. */
 typedef struct {
     tm_calibration *c;
     const tm_engine *e;
@@ -330,11 +343,15 @@ typedef struct {
     const int *length;
     tm_progress *progress;
     void *self;
+    tm_probe *known;  /* stages seen so far */
+    int n_known;
+    float **seen;     /* [prompts] what the probes known at its time showed: [n_seen][length] */
+    int *n_seen;
 } calibration_run;
 
 static void tell(const calibration_run *r, double done)
 {
-    if (r->progress) r->progress(r->self, done, 2.0 * r->c->prompts);
+    if (r->progress) r->progress(r->self, done, r->c->prompts + 1.0);
 }
 
 /* Sun et al.'s layer and channel of one text; -1 if there is none. */
@@ -364,29 +381,55 @@ static void most_common(int *a, int *b, int *votes, const int *pair, int n)
     }
 }
 
-/* First pass: each prompt's own stages, and the vote. */
+static int find_known(const calibration_run *r, const kv_stage *s)
+{
+    for (int i = 0; i < r->n_known; i++)
+        if (r->known[i].layer == s->layer && r->known[i].channel == s->channel) return i;
+    return -1;
+}
+
+/* One prompt: its own stages, and the residual at those known before. */
+static int look_at_prompt(calibration_run *r, int p, int *sun, int *weak, kv_error *err)
+{
+    tm_calibration *c = r->c;
+    tm_outliers o;
+    int L = r->e->model->layers, T = r->length[p];
+    r->n_seen[p] = r->n_known;
+    r->seen[p] = zeros((size_t)r->n_known * (size_t)T, sizeof **r->seen, err);
+    if (!r->seen[p]) return KV_FAIL_RUN;
+    tm_probes probes = {r->seen[p], r->known, r->n_known, T, 0};
+    int code = outliers_and_probes(&o, &probes, r->e, r->prompt[p], T, err);
+    if (code) return code;
+    tm_probe *longer = realloc(r->known, (size_t)(r->n_known + L) * sizeof *longer);
+    if (longer) r->known = longer;
+    else code = kv_fail(err, KV_FAIL_RUN, "not enough memory for the stages of %d prompts", p + 1);
+    c->count[p] = o.n_stages;
+    for (int i = 0; i < o.n_stages && !code; i++) {
+        c->found[p * L + i] = o.stage[i];
+        if (find_known(r, &o.stage[i]) < 0)
+            r->known[r->n_known++] = (tm_probe){KV_TAP_H, o.stage[i].layer, o.stage[i].channel};
+    }
+    sun_criterion(&sun[2 * p], &sun[2 * p + 1], &o);
+    *weak += o.weak;
+    tm_outliers_free(&o);
+    return code;
+}
+
+/* All prompts, and the vote. */
 static int find_stages(calibration_run *r, kv_error *err)
 {
     tm_calibration *c = r->c;
-    int L = r->e->model->layers, weak = 0, code = KV_OK;
-    int *sun = zeros((size_t)c->prompts * 2, sizeof *sun, err);
+    int weak = 0, code = KV_OK, *sun = zeros((size_t)c->prompts * 2, sizeof *sun, err);
     if (!sun) return KV_FAIL_RUN;
     for (int p = 0; p < c->prompts && !code; p++) {
-        tm_outliers o;
         tell(r, p);
-        code = tm_outliers_run(&o, r->e, r->prompt[p], r->length[p], err);
-        if (code) break;
-        c->count[p] = o.n_stages;
-        memcpy(c->found + (size_t)p * (size_t)L, o.stage,
-               (size_t)o.n_stages * sizeof *c->found);
-        sun_criterion(&sun[2 * p], &sun[2 * p + 1], &o);
-        weak += o.weak;
-        tm_outliers_free(&o);
+        code = look_at_prompt(r, p, sun, &weak, err);
     }
     most_common(&c->sun_layer, &c->sun_channel, &c->sun_prompts, sun, c->prompts);
     free(sun);
     if (code) return code;
-    c->profile.n_stages = kv_stages_vote(c->profile.stage, c->found, c->count, c->prompts, L);
+    c->profile.n_stages = kv_stages_vote(c->profile.stage, c->found, c->count, c->prompts,
+                                         r->e->model->layers);
     c->profile.weak = 2 * weak > c->prompts;
     return KV_OK;
 }
@@ -458,7 +501,27 @@ static int learn_ids(calibration_run *r, const float *h, kv_error *err)
     return profile->ids ? KV_OK : KV_FAIL_RUN;
 }
 
-/* Second pass: the residual at the stages that won. */
+/* h [stages][length]: the residual of one prompt at the stages that won. */
+static int collect_h(float *h, calibration_run *r, int p, kv_error *err)
+{
+    const kv_profile *profile = &r->c->profile;
+    size_t T = (size_t)r->length[p];
+    int missing = 0;
+    for (int s = 0; s < profile->n_stages; s++) {
+        int known = find_known(r, &profile->stage[s]);
+        if (known < r->n_seen[p])
+            memcpy(h + (size_t)s * T, r->seen[p] + (size_t)known * T, T * sizeof *h);
+        else missing = 1;
+    }
+    if (!missing) return KV_OK;
+    tm_probe *probe = zeros((size_t)profile->n_stages, sizeof *probe, err);
+    if (!probe) return KV_FAIL_RUN;
+    tm_stage_probes(probe, profile);
+    int code = tm_probe_run(h, probe, profile->n_stages, r->e, r->prompt[p], r->length[p], err);
+    free(probe);
+    return code;
+}
+
 static int measure_stages(calibration_run *r, size_t tokens, kv_error *err)
 {
     tm_calibration *c = r->c;
@@ -466,12 +529,10 @@ static int measure_stages(calibration_run *r, size_t tokens, kv_error *err)
     float *h = zeros(stages * tokens, sizeof *h, err), *at = h;
     float *pooled = zeros(2 * tokens, sizeof *pooled, err);
     double *per_prompt = zeros((size_t)c->prompts, sizeof *per_prompt, err);
-    tm_probe *probe = zeros(stages, sizeof *probe, err);
-    int code = h && pooled && per_prompt && probe ? KV_OK : KV_FAIL_RUN;
-    if (!code) tm_stage_probes(probe, &c->profile);
+    int code = h && pooled && per_prompt ? KV_OK : KV_FAIL_RUN;
+    tell(r, c->prompts);
     for (int p = 0; p < c->prompts && !code; p++) {
-        tell(r, c->prompts + p);
-        code = tm_probe_run(at, probe, (int)stages, r->e, r->prompt[p], r->length[p], err);
+        code = collect_h(at, r, p, err);
         at += stages * (size_t)r->length[p];
     }
     for (int s = 0; s < (int)stages && !code; s++)
@@ -480,14 +541,22 @@ static int measure_stages(calibration_run *r, size_t tokens, kv_error *err)
     free(h);
     free(pooled);
     free(per_prompt);
-    free(probe);
     return code;
+}
+
+static void free_run(calibration_run *r)
+{
+    for (int p = 0; p < r->c->prompts && r->seen; p++) free(r->seen[p]);
+    free(r->seen);
+    free(r->n_seen);
+    free(r->known);
 }
 
 int tm_calibrate(tm_calibration *c, const tm_engine *e, const int *const *prompt,
                  const int *length, int n, tm_progress *progress, void *self, kv_error *err)
 {
-    calibration_run r = {c, e, prompt, length, progress, self};
+    calibration_run r = {.c = c, .e = e, .prompt = prompt, .length = length,
+                         .progress = progress, .self = self};
     const kv_model *m = e->model;
     size_t tokens = 0;
     memset(c, 0, sizeof *c);
@@ -502,10 +571,13 @@ int tm_calibrate(tm_calibration *c, const tm_engine *e, const int *const *prompt
                        " %d tokens in all", INT_MAX);
     int ok = (c->found = zeros((size_t)n * (size_t)m->layers, sizeof *c->found, err)) &&
              (c->count = zeros((size_t)n, sizeof *c->count, err)) &&
-             (c->profile.stage = zeros((size_t)m->layers, sizeof *c->profile.stage, err));
+             (c->profile.stage = zeros((size_t)m->layers, sizeof *c->profile.stage, err)) &&
+             (r.seen = zeros((size_t)n, sizeof *r.seen, err)) &&
+             (r.n_seen = zeros((size_t)n, sizeof *r.n_seen, err));
     int code = ok ? find_stages(&r, err) : KV_FAIL_RUN;
     if (!code && c->profile.n_stages) code = measure_stages(&r, tokens, err);
-    if (!code) tell(&r, 2.0 * n);
+    if (!code) tell(&r, n + 1.0);
+    free_run(&r);
     if (code) tm_calibration_free(c);
     return code;
 }

@@ -351,7 +351,7 @@ void tm_plot_heat(tm_canvas *c, tm_box box, const tm_heat *h)
         if (h->data[i] > top) top = h->data[i];
     if (!(top > 0)) top = 1;
     axes a = {frame(c, box, h->title, h->x_label, h->y_label, 3.5 * TEXT_SIZE,
-                    h->no_scale ? TEXT_SIZE : 7.5 * TEXT_SIZE, 3 * TEXT_SIZE),
+                    h->no_scale ? TEXT_SIZE : 9 * TEXT_SIZE, 3 * TEXT_SIZE),
               0, h->cols, h->rows, 0, 0};
     tm_box in = a.in;
     tm_fill(c, in, heat_color(0));
