@@ -142,7 +142,7 @@ int cmd_dump(int argc, char **argv)
     kv_error err;
     if (!cli_parse(&common, &command, argc, argv, &status)) return status;
     if (!tap) return cli_say_fail(&command, KV_FAIL_USAGE, "--tap NAME is missing");
-    if (!path) return cli_say_fail(&command, KV_FAIL_USAGE, "-o X.npy is missing");
+    if (!path || !*path) return cli_say_fail(&command, KV_FAIL_USAGE, "-o X.npy is missing");
     int which = kv_tap_find(tap);
     if (which < 0)
         return cli_say_fail(&command, KV_FAIL_USAGE, "--tap: found '%.60s', expected one of embed q_pre "

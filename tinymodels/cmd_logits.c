@@ -53,7 +53,7 @@ int cmd_logits(int argc, char **argv)
     kv_error err;
     tm_out out = {0};
     if (!cli_parse(&common, &command, argc, argv, &status)) return status;
-    if (!path) return cli_say_fail(&command, KV_FAIL_USAGE, "-o OUT.npy is missing");
+    if (!path || !*path) return cli_say_fail(&command, KV_FAIL_USAGE, "-o OUT.npy is missing");
     if (session_open(&s, &common, &err)) return cli_fail(&command, &err);
     if (session_window(&ids, &n, &s, ctx, &err) || tm_out_open(&out, path, &err) ||
         run(&s, &out, ids, n, &err) || tm_out_close(&out, &err)) {

@@ -1,0 +1,38 @@
+/* Keep rules with +decode: sinks that are born while a model writes.
+ *
+ * The prompt's keep set is chosen when all its tokens are known. A generated token is judged alone, as
+ * it passes: where its |h| at a stage reaches the profile's threshold, it is kept in the layers that the
+ * rule gives to that stage. A tap sees h before later layers have stored the token, so it can be
+ * kept there in time; layers that have stored it already (/all, ranges) keep it if it has not been
+ * quantized. Ours, after the variant `decode` of the specification: K has no meaning for a token
+ * alone, so kvsink:K and kvsink:auto both use the threshold. */
+#ifndef TM_PROMOTE_H
+#define TM_PROMOTE_H
+
+#include "analysis.h"
+#include "kv.h"
+#include "memory.h"
+
+typedef struct {
+    const kv_profile *profile;
+    kv_keep_rule rule;
+    tm_stream *stream;
+    tm_probe *probe; /* [n_stages] */
+    float *h;        /* [n_stages] of the token that is passing; 0: not seen yet */
+    kv_keep keep;    /* one token */
+    int position;
+    kv_error err;    /* of what went wrong in a tap */
+} tm_promoter;
+
+/* rule and profile as for the prompt. A rule without +decode gives a promoter that does nothing. */
+int tm_promoter_open(tm_promoter *p, const kv_model *m, const kv_keep_rule *rule,
+                     const kv_profile *profile, tm_stream *stream, kv_error *err);
+void tm_promoter_close(tm_promoter *p);
+
+/* Before each pass of one token: sets tap, tap_self and tap_mask of the run. */
+void tm_promoter_watch(tm_promoter *p, kv_run *run, int position);
+
+/* After the pass: KV_OK, or what went wrong. */
+int tm_promoter_check(const tm_promoter *p, kv_error *err);
+
+#endif
