@@ -36,7 +36,9 @@ Formats are f16, bf16, f32 or BITS:AXIS:GROUP[:sym][:pre].
   Rounding: s = half((max - min) / (2^b - 1)), m = half(min), both over the
   tokens that are not kept; q = clamp(rne((x - m) / s)), x^ = q*s + m, each
   step in float32.  s = 0 gives q = 0.  sym: s = half(max|x| / (2^(b-1) - 1)),
-  no minimum.  A kept row is binary16 of the input.
+  no minimum.  Rows are rounded to binary16 when they reach the cache, before
+  anything else (so that in a streaming cache the codes do not depend on how
+  long a row waited); a kept row is just that.
 
 Usage:
   whole_window.py MODEL --ids ids.json [--ctx 512] [--windows N]
@@ -134,6 +136,7 @@ def through_cache(x, form, kept):
     rounded = as_half(x).astype(ONE)
     if form.kind == "f16":
         return rounded
+    x = rounded
     tokens, heads, size = x.shape
     free = np.ones(tokens, bool)
     free[list(kept)] = False
@@ -147,7 +150,7 @@ def through_cache(x, form, kept):
         shape = (tokens, -1, form.group or heads * size)
         out = quantize_groups(x.reshape(shape), wide.reshape(shape), form.bits,
                               form.sym, 2).reshape(x.shape)
-    return np.where(wide, out, rounded)
+    return np.where(wide, out, x)
 
 
 def stored_bytes(form, kept, tokens, heads, size):
