@@ -14,16 +14,16 @@
  * predictions of a window are scored. Stream: the first P tokens are a prefill that attends to
  * unquantized keys and values, the others are fed one by one through the packed cache, and
  * the ctx - 1 - P predictions made by them are scored. Keep sets come from the 16-bit pass over
- * the same window (stream: over its prefill). With 16-bit keys and values and nothing kept, both
- * passes are the same computation and kl is exactly 0.
+ * the same window (stream: over its prefill). With 16-bit keys and values both passes would be the
+ * same computation, so it is made once, and kl is exactly 0.
  *
  * Sums run in double, in the order of the tokens, so results do not depend on threads. */
 #ifndef TM_EVAL_H
 #define TM_EVAL_H
 
 #include "analysis.h"
+#include "fast.h"
 #include "kv.h"
-#include "threads.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -70,9 +70,10 @@ typedef struct {
     int capped;             /* windows in which an auto rule met its cap */
 } tm_eval_result;
 
-/* windows [count][ctx], as tm_windows makes them. pool: threads for the scoring, or NULL. Usage
- * errors of formats and rules are found before anything runs. */
-int tm_eval(tm_eval_result *r, const tm_eval_spec *spec, const tm_engine *e, tm_pool *pool,
+/* windows [count][ctx], as tm_windows makes them. fast: whose threads to use besides the engine's
+ * backend; NULL: none, and decoding by ref/. Usage errors of formats and rules are found before
+ * anything runs. */
+int tm_eval(tm_eval_result *r, const tm_eval_spec *spec, const tm_engine *e, tm_fast *fast,
             const int *windows, int count, tm_progress *progress, void *self, kv_error *err);
 
 #ifdef __cplusplus

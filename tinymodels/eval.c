@@ -1,0 +1,356 @@
+/* Two passes over each window, and a comparison of their predictions. Hidden states of a window are
+ * small; its logits are not (2048 rows of a vocabulary of 49152 are 400 MB), so they are made and
+ * compared 64 rows at a time. */
+#include "eval.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "memory.h"
+#include "promote.h"
+
+/* ---------------------------------------------------------------- windows */
+
+int tm_windows(int **windows, int *count, const int *ids, int n, int ctx, tm_bos rule, int bos,
+               int limit, kv_error *err)
+{
+    int extra = rule == TM_BOS_FIRST ? 1 : 0; /* tokens before the stream */
+    int step = rule == TM_BOS_EACH ? ctx - 1 : ctx;
+    *windows = NULL;
+    *count = 0;
+    if (ctx < 2)
+        return kv_fail(err, KV_FAIL_USAGE, "--ctx: found %d, expected at least 2: a window scores"
+                       " ctx - 1 predictions", ctx);
+    if (n + extra < step)
+        return kv_fail(err, KV_FAIL_RUN, "the text has %d tokens, which do not fill one window of"
+                       " %d%s; use a longer text or a smaller --ctx", n, ctx,
+                       rule == TM_BOS_NONE ? "" : " (its BOS included)");
+    *count = (n + extra) / step;
+    if (limit > 0 && *count > limit) *count = limit;
+    int *all = malloc((size_t)*count * (size_t)ctx * sizeof *all), at = 0;
+    if (!all) return kv_fail(err, KV_FAIL_RUN, "not enough memory for %d windows", *count);
+    for (int w = 0; w < *count; w++)
+        for (int i = 0; i < ctx; i++) {
+            int is_bos = i == 0 && (rule == TM_BOS_EACH || (rule == TM_BOS_FIRST && w == 0));
+            all[(size_t)w * (size_t)ctx + (size_t)i] = is_bos ? bos : ids[at++];
+        }
+    *windows = all;
+    return KV_OK;
+}
+
+/* --------------------------------------------------------------- scoring */
+
+/* Largest logit, its first place, and the logarithm of the sum of exponentials. */
+static double log_sum(const float *x, int n, int *best)
+{
+    double sum = 0;
+    *best = 0;
+    for (int i = 1; i < n; i++)
+        if (x[i] > x[*best]) *best = i;
+    double top = x[*best];
+    for (int i = 0; i < n; i++) sum += exp(x[i] - top);
+    return top + log(sum);
+}
+
+tm_score tm_score_row(const float *logits16, const float *logits, int vocab, int target)
+{
+    int best16, best;
+    double z16 = log_sum(logits16, vocab, &best16), z = log_sum(logits, vocab, &best), kl = 0;
+    for (int i = 0; i < vocab; i++) {
+        double log16 = logits16[i] - z16;
+        kl += exp(log16) * (log16 - (logits[i] - z));
+    }
+    return (tm_score){z16 - logits16[target], z - logits[target], kl, best16 == best};
+}
+
+/* ------------------------------------------------------------- evaluation */
+
+enum { CHUNK = 64 };
+
+typedef struct {
+    const tm_eval_spec *spec;
+    const tm_engine *e;
+    tm_fast *fast;
+    tm_progress *progress;
+    void *self;
+    int windows;
+    double done; /* passes */
+
+    tm_window *window16, *window; /* whole window */
+    tm_stream *stream16, *stream; /* stream */
+    tm_promoter promoter;
+    int same;                     /* the format is f16: the second pass would be the first */
+
+    kv_keep keep;
+    tm_probe *probe;
+    float *h;                     /* [stages][T of the keep set] */
+    float *work, *hidden16, *hidden; /* hidden: [ctx][C] */
+    float *logits16, *logits;     /* [CHUNK][vocab] */
+
+    double loss16, loss, kl, bytes, bytes16, kept; /* sums */
+    double kl_mean, kl_square;    /* over windows */
+    long long same_best, scored;
+    int capped;
+} evaluation;
+
+/* Tokens that the keep set is chosen from. */
+static int prompt_tokens(const tm_eval_spec *spec)
+{
+    return spec->stream ? spec->stream : spec->ctx;
+}
+
+static void tell(evaluation *v, double passes)
+{
+    if (v->progress) v->progress(v->self, v->done + passes, 2.0 * v->windows);
+}
+
+static int open_memories(evaluation *v, kv_error *err)
+{
+    const tm_eval_spec *s = v->spec;
+    const kv_format f16 = {.kind = KV_F16};
+    const kv_model *m = v->e->model;
+    tm_pool *pool = v->fast ? tm_fast_pool(v->fast) : NULL;
+    if (s->stream) {
+        tm_stream_spec q = {s->keys, s->values, s->recent, s->ctx, s->ctx};
+        tm_stream_spec base = {f16, f16, 0, s->ctx, 0};
+        if (tm_stream_open(&v->stream, m, &q, v->fast, err) ||
+            tm_stream_open(&v->stream16, m, &base, v->fast, err)) return err->code;
+        return tm_promoter_open(&v->promoter, m, &s->keep, s->profile, v->stream, err);
+    }
+    if (s->recent)
+        return kv_fail(err, KV_FAIL_USAGE, "--recent %d: a whole window has no recent tokens; add"
+                       " --stream P", s->recent);
+    if (s->keep.decode)
+        return kv_fail(err, KV_FAIL_USAGE, "--keep ...+decode: a whole window has no decode phase;"
+                       " add --stream P");
+    if (tm_window_open(&v->window, m, &s->keys, &s->values, s->ctx, pool, err) ||
+        tm_window_open(&v->window16, m, &f16, &f16, s->ctx, pool, err)) return err->code;
+    return KV_OK;
+}
+
+static float *floats(size_t n)
+{
+    return malloc((n ? n : 1) * sizeof(float));
+}
+
+static int open_buffers(evaluation *v, kv_error *err)
+{
+    const kv_model *m = v->e->model;
+    size_t ctx = (size_t)v->spec->ctx, C = (size_t)m->width, vocab = (size_t)m->vocab;
+    size_t T = (size_t)prompt_tokens(v->spec), stages = 0;
+    if (tm_keep_needs_h(&v->spec->keep, v->spec->profile))
+        stages = (size_t)v->spec->profile->n_stages;
+    v->probe = calloc(stages ? stages : 1, sizeof *v->probe);
+    v->h = calloc(stages * T + 1, sizeof *v->h);
+    v->work = floats(kv_forward_work(m, 1u << KV_TAP_H, 0, (int)T));
+    v->hidden16 = floats(ctx * C);
+    v->hidden = floats(ctx * C);
+    v->logits16 = floats(CHUNK * vocab);
+    v->logits = floats(CHUNK * vocab);
+    if (!v->probe || !v->h || !v->work || !v->hidden16 || !v->hidden || !v->logits16 || !v->logits)
+        return kv_fail(err, KV_FAIL_RUN, "not enough memory for windows of %d tokens; use a smaller"
+                       " --ctx", v->spec->ctx);
+    if (stages) tm_stage_probes(v->probe, v->spec->profile);
+    return tm_keep_init(&v->keep, m->layers, (int)T, err);
+}
+
+static void close_all(evaluation *v)
+{
+    tm_promoter_close(&v->promoter);
+    tm_window_close(v->window16);
+    tm_window_close(v->window);
+    tm_stream_close(v->stream16);
+    tm_stream_close(v->stream);
+    tm_keep_free(&v->keep);
+    free(v->probe);
+    free(v->h);
+    free(v->work);
+    free(v->hidden16);
+    free(v->hidden);
+    free(v->logits16);
+    free(v->logits);
+}
+
+static int build_keep(evaluation *v, const int *tokens, kv_error *err)
+{
+    int capped = 0;
+    int code = tm_keep_build(&v->keep, &capped, &v->spec->keep, tokens, prompt_tokens(v->spec),
+                             v->spec->profile, v->h, err);
+    v->capped += capped;
+    return code;
+}
+
+/* n tokens through a memory that holds `past`; with a probe if h is asked for. */
+static int forward(evaluation *v, float *hidden, const kv_memory *memory, const int *tokens,
+                   int past, int n, int probe, kv_error *err)
+{
+    int stages = tm_keep_needs_h(&v->spec->keep, v->spec->profile) ? v->spec->profile->n_stages : 0;
+    tm_probes probes = {v->h, v->probe, stages, prompt_tokens(v->spec), 0};
+    kv_run run = {.model = v->e->model, .backend = v->e->backend, .memory = memory, .past = past,
+                  .position = past, .work = v->work};
+    if (probe && stages) {
+        run.tap = tm_probe_tap;
+        run.tap_self = &probes;
+        run.tap_mask = tm_probe_mask(v->probe, stages);
+    }
+    return kv_forward(hidden, &run, tokens, n, err);
+}
+
+static int whole_window(evaluation *v, const int *tokens, kv_error *err)
+{
+    int ctx = v->spec->ctx, L = v->e->model->layers;
+    if (forward(v, v->hidden16, tm_window_memory(v->window16), tokens, 0, ctx, 1, err) ||
+        build_keep(v, tokens, err)) return err->code;
+    tell(v, 1);
+    for (int l = 0; l < L; l++) v->bytes16 += (double)tm_window_bytes(v->window16, l).total;
+    for (int l = 0; l < L; l++) v->kept += v->keep.count[l];
+    if (v->same) {
+        memcpy(v->hidden, v->hidden16,
+               (size_t)ctx * (size_t)v->e->model->width * sizeof *v->hidden);
+        v->bytes = v->bytes16;
+        return KV_OK;
+    }
+    tm_window_keep(v->window, &v->keep);
+    int code = forward(v, v->hidden, tm_window_memory(v->window), tokens, 0, ctx, 0, err);
+    for (int l = 0; l < L; l++) v->bytes += (double)tm_window_bytes(v->window, l).total;
+    return code;
+}
+
+/* Tokens P .. ctx-1 one by one; hidden row t is that of token t. */
+static int feed(evaluation *v, float *hidden, tm_stream *stream, tm_promoter *promoter,
+                const int *tokens, double passes, kv_error *err)
+{
+    int P = v->spec->stream, ctx = v->spec->ctx;
+    for (int t = P; t < ctx; t++) {
+        kv_run run = {.model = v->e->model, .backend = v->e->backend,
+                      .memory = tm_stream_memory(stream), .past = t, .position = t,
+                      .work = v->work};
+        if (promoter) tm_promoter_watch(promoter, &run, t);
+        int code = kv_forward(hidden + (size_t)t * (size_t)v->e->model->width, &run, tokens + t, 1,
+                              err);
+        if (!code && promoter) code = tm_promoter_check(promoter, err);
+        if (code) return code;
+        tell(v, passes + (t + 1.0) / ctx);
+    }
+    return KV_OK;
+}
+
+static int streamed(evaluation *v, const int *tokens, kv_error *err)
+{
+    int P = v->spec->stream, L = v->e->model->layers;
+    tm_stream_reset(v->stream16);
+    if (forward(v, v->hidden16, tm_stream_memory(v->stream16), tokens, 0, P, 1, err) ||
+        build_keep(v, tokens, err) || tm_stream_begin_decode(v->stream16, NULL, err) ||
+        feed(v, v->hidden16, v->stream16, NULL, tokens, 0, err)) return err->code;
+    for (int l = 0; l < L; l++) v->bytes16 += (double)tm_stream_bytes(v->stream16, l).total;
+    if (v->same) {
+        for (int l = 0; l < L; l++) v->kept += v->keep.count[l];
+        memcpy(v->hidden, v->hidden16,
+               (size_t)v->spec->ctx * (size_t)v->e->model->width * sizeof *v->hidden);
+        v->bytes = v->bytes16;
+        return KV_OK;
+    }
+    tm_stream_reset(v->stream);
+    if (forward(v, v->hidden, tm_stream_memory(v->stream), tokens, 0, P, 0, err) ||
+        tm_stream_begin_decode(v->stream, &v->keep, err) ||
+        feed(v, v->hidden, v->stream, &v->promoter, tokens, 1, err)) return err->code;
+    for (int l = 0; l < L; l++) v->bytes += (double)tm_stream_bytes(v->stream, l).total;
+    for (int l = 0; l < L; l++) v->kept += tm_stream_cache(v->stream)->layer[l].n_kept;
+    return KV_OK;
+}
+
+typedef struct {
+    const evaluation *v;
+    const int *target;
+    tm_score score[CHUNK];
+} chunk;
+
+static void score_task(void *arg, int task, int worker)
+{
+    chunk *c = arg;
+    size_t vocab = (size_t)c->v->e->model->vocab;
+    (void)worker;
+    c->score[task] = tm_score_row(c->v->logits16 + (size_t)task * vocab,
+                                  c->v->logits + (size_t)task * vocab, (int)vocab,
+                                  c->target[task]);
+}
+
+/* Scores the predictions of rows first .. ctx-2 of both hidden states. */
+static int score(evaluation *v, const int *tokens, int first, kv_error *err)
+{
+    int last = v->spec->ctx - 1, C = v->e->model->width;
+    double kl = 0;
+    kv_run run = {.model = v->e->model, .backend = v->e->backend};
+    for (int i = first; i < last; i += CHUNK) {
+        int n = last - i < CHUNK ? last - i : CHUNK;
+        chunk c = {.v = v, .target = tokens + i + 1};
+        const float *row16 = v->hidden16 + (size_t)i * (size_t)C;
+        const float *row = v->hidden + (size_t)i * (size_t)C;
+        if (kv_logits(v->logits16, &run, row16, n, err) ||
+            kv_logits(v->logits, &run, row, n, err)) return err->code;
+        tm_parallel(v->fast ? tm_fast_pool(v->fast) : NULL, score_task, &c, n);
+        for (int j = 0; j < n; j++) {
+            v->loss16 += c.score[j].loss16;
+            v->loss += c.score[j].loss;
+            kl += c.score[j].kl;
+            v->same_best += c.score[j].same;
+        }
+    }
+    v->kl += kl;
+    v->scored += last - first;
+    kl /= last - first;
+    v->kl_mean += kl;
+    v->kl_square += kl * kl;
+    return KV_OK;
+}
+
+static void sum_up(tm_eval_result *r, const evaluation *v)
+{
+    const kv_model *m = v->e->model;
+    double n = v->windows, scored = (double)v->scored, mean = v->kl_mean / n;
+    double variance = n > 1 ? (v->kl_square - n * mean * mean) / (n - 1) : 0;
+    double elements = 2.0 * m->layers * m->shape.kv_heads * m->shape.head_size * v->spec->ctx;
+    r->windows = v->windows;
+    r->tokens = v->scored;
+    r->ppl16 = exp(v->loss16 / scored);
+    r->ppl = exp(v->loss / scored);
+    r->kl = v->kl / scored;
+    r->kl_error = variance > 0 ? sqrt(variance / n) : 0;
+    r->top1 = (double)v->same_best / scored;
+    r->bytes = v->bytes / n;
+    r->bytes16 = v->bytes16 / n;
+    r->bits = 8 * r->bytes / elements;
+    r->kept = v->kept / n / m->layers;
+    r->capped = v->capped;
+}
+
+int tm_eval(tm_eval_result *r, const tm_eval_spec *spec, const tm_engine *e, tm_fast *fast,
+            const int *windows, int count, tm_progress *progress, void *self, kv_error *err)
+{
+    kv_error own;
+    evaluation v = {.spec = spec, .e = e, .fast = fast, .progress = progress, .self = self,
+                    .windows = count};
+    if (!err) err = &own; /* err->code is used to pass failures on */
+    if (spec->stream && (spec->stream < 1 || spec->stream > spec->ctx - 2))
+        return kv_fail(err, KV_FAIL_USAGE, "--stream: found %d, expected 1 to %d (the prefill must"
+                       " leave a prediction to score in a window of %d)", spec->stream,
+                       spec->ctx - 2, spec->ctx);
+    v.same = spec->keys.kind == KV_F16 && spec->values.kind == KV_F16;
+    int code = open_memories(&v, err);
+    if (!code) code = open_buffers(&v, err);
+    if (!code) code = build_keep(&v, windows, err); /* with h = 0: finds what is wrong with the rule */
+    v.capped = 0;
+    for (int w = 0; w < count && !code; w++) {
+        const int *tokens = windows + (size_t)w * (size_t)spec->ctx;
+        v.done = 2.0 * w;
+        tell(&v, 0);
+        code = spec->stream ? streamed(&v, tokens, err) : whole_window(&v, tokens, err);
+        if (!code) code = score(&v, tokens, spec->stream, err);
+    }
+    v.done = 0;
+    if (!code) tell(&v, 2.0 * count);
+    if (!code) sum_up(r, &v);
+    close_all(&v);
+    return code;
+}
