@@ -207,6 +207,7 @@ typedef struct {
     tm_box in;
     double x0, x1, y0, y1; /* values at the edges; y as logarithm if log_y */
     int log_y;
+    double ticks_to;       /* no y tick above this (0: y1): room for labels has no values */
 } axes;
 
 static double x_pixel(const axes *a, double x)
@@ -262,14 +263,14 @@ static void y_tick(tm_canvas *c, const axes *a, double value)
 
 static void y_axis(tm_canvas *c, const axes *a)
 {
-    double range = a->y1 - a->y0;
+    double last = a->ticks_to > a->y0 ? a->ticks_to : a->y1, range = last - a->y0;
     if (a->log_y) {
         int step = range > 8 ? (int)ceil(range / 8) : 1;
-        for (int e = (int)ceil(a->y0 - 1e-9); e <= a->y1 + 1e-9; e += step)
+        for (int e = (int)ceil(a->y0 - 1e-9); e <= last + 1e-9; e += step)
             y_tick(c, a, pow(10, e));
     } else {
         double step = nice_step(range, 5);
-        for (int i = 0; a->y0 + i * step <= a->y1 + 1e-9 * range; i++)
+        for (int i = 0; a->y0 + i * step <= last + 1e-9 * range; i++)
             y_tick(c, a, a->y0 + i * step);
     }
 }
@@ -352,7 +353,7 @@ void tm_plot_heat(tm_canvas *c, tm_box box, const tm_heat *h)
     if (!(top > 0)) top = 1;
     axes a = {frame(c, box, h->title, h->x_label, h->y_label, 3.5 * TEXT_SIZE,
                     h->no_scale ? TEXT_SIZE : 9 * TEXT_SIZE, 3 * TEXT_SIZE),
-              0, h->cols, h->rows, 0, 0};
+              0, h->cols, h->rows, 0, 0, 0};
     tm_box in = a.in;
     tm_fill(c, in, heat_color(0));
     /* Each pixel shows the largest value that falls into it: a thin bright column of a large
@@ -406,6 +407,7 @@ static void y_limits(axes *a, const tm_lines *p)
     a->y0 = p->log_y ? floor(low) : fmin(low, 0);
     a->y1 = p->log_y ? ceil(high + 0.02) : high * 1.05;
     if (!(a->y1 > a->y0)) a->y1 = a->y0 + 1;
+    a->ticks_to = a->y1;
     if (p->n_mark) a->y1 += 0.22 * (a->y1 - a->y0); /* room for their labels */
 }
 
@@ -445,13 +447,18 @@ static void mark_lines(tm_canvas *c, const axes *a, const tm_lines *p)
 {
     double free_from[4] = {-1e9, -1e9, -1e9, -1e9};
     for (int i = 0; i < p->n_mark; i++) {
+        double x = x_pixel(a, p->mark[i]);
+        tm_line(c, x, a->in.y, x, a->in.y + a->in.h, 2, tm_sink);
+    }
+    for (int i = 0; i < p->n_mark; i++) {
         double x = x_pixel(a, p->mark[i]), w = tm_text_width(TEXT_SIZE, p->mark_label[i]);
         int row = 0, left = x + w + TEXT_SIZE > a->in.x + a->in.w; /* write to the left of it */
         double start = left ? x - w - TEXT_SIZE : x;
         while (row < 3 && start < free_from[row]) row++;
-        tm_line(c, x, a->in.y, x, a->in.y + a->in.h, 2, tm_sink);
-        tm_text(c, left ? x - 8 : x + 8, a->in.y + (1.3 + 1.7 * row) * TEXT_SIZE, TEXT_SIZE,
-                left ? 1 : -1, tm_sink, p->mark_label[i]);
+        double y = a->in.y + (1.3 + 1.7 * row) * TEXT_SIZE;
+        tm_fill(c, (tm_box){left ? x - w - 11 : x + 5, y - TEXT_SIZE - 3, w + 6, TEXT_SIZE + 8},
+                tm_paper);
+        tm_text(c, left ? x - 8 : x + 8, y, TEXT_SIZE, left ? 1 : -1, tm_sink, p->mark_label[i]);
         free_from[row] = x + (left ? 0 : w + 1.5 * TEXT_SIZE);
     }
 }
@@ -460,7 +467,7 @@ void tm_plot_lines(tm_canvas *c, tm_box box, const tm_lines *p)
 {
     double room = legend(c, box.x, box.x + box.w, 0, p, 0);
     axes a = {frame(c, box, p->title, p->x_label, p->y_label, 5.5 * TEXT_SIZE, TEXT_SIZE,
-                    2.2 * TEXT_SIZE), p->first, p->first + p->n - 1, 0, 0, p->log_y};
+                    2.2 * TEXT_SIZE), p->first, p->first + p->n - 1, 0, 0, p->log_y, 0};
     a.in.y += room;
     a.in.h = a.in.h > room + 1 ? a.in.h - room : 1;
     double margin = p->n > 1 ? 0.02 * (p->n - 1) : 1;
@@ -490,7 +497,7 @@ void tm_plot_bars(tm_canvas *c, tm_box box, const tm_bars *p)
     for (int i = 0; i < p->n; i++)
         if (isfinite(p->value[i])) top = fmax(top, p->value[i]);
     axes a = {frame(c, box, p->title, p->x_label, p->y_label, 4.5 * TEXT_SIZE, TEXT_SIZE,
-                    3 * TEXT_SIZE), 0, p->n > 0 ? p->n : 1, 0, top > 0 ? top * 1.1 : 1, 0};
+                    3 * TEXT_SIZE), 0, p->n > 0 ? p->n : 1, 0, top > 0 ? top * 1.1 : 1, 0, 0};
     y_axis(c, &a);
     x_axis(c, &a, 0, p->n - 1, p->mark, p->n_mark, 0.5);
     double w = a.in.w / (p->n > 0 ? p->n : 1);
