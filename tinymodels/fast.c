@@ -9,7 +9,7 @@
  * them sees (one product), softmax row by row, values under the weights (one product). Keys behind
  * a query get weight 0. Late queries cost more than early ones, so tasks start from the end.
  *
- * A single query is answered by decode.c's way of cutting: see tm_fast_decode. */
+ * A single query over a packed cache is fast_decode.c's. */
 #include "fast.h"
 
 #include <cblas.h>
@@ -18,18 +18,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels.h"
+#include "fast_inside.h"
 #include "pages.h"
 
 enum { TILE_X = 128, TILE_W = 192, TILE_Q = 64, FEW_ROWS = 8, STRIPE = 32768, BUNCH = 8192 };
-
-struct tm_fast {
-    kv_backend backend;
-    tm_pool *pool;
-    const tm_kernels *kernels;
-    float *scratch; /* scratch_size floats for each thread */
-    size_t scratch_size;
-};
 
 static int tiles(int n, int size)
 {
@@ -43,26 +35,29 @@ static int smaller(int a, int b)
 
 /* ---------------------------------------------------------------- memory */
 
-/* Gives every thread at least n floats of scratch. */
-static int need_scratch(tm_fast *f, size_t n, kv_error *err)
+/* Replaces *p, copies x *size floats, by a larger block; what was in it is lost. */
+static int grow(float **p, size_t *size, size_t n, size_t copies, kv_error *err)
 {
-    if (n <= f->scratch_size)
+    if (n <= *size)
         return KV_OK;
-    size_t threads = (size_t)tm_pool_threads(f->pool);
-    tm_pages_free(f->scratch, f->scratch_size * threads * sizeof *f->scratch);
+    tm_pages_free(*p, *size * copies * sizeof **p);
     n = (n + 15) / 16 * 16;
-    f->scratch = tm_pages(n * threads * sizeof *f->scratch);
-    f->scratch_size = f->scratch ? n : 0;
-    if (!f->scratch)
-        return kv_fail(err, KV_FAIL_RUN, "not enough memory for attention: %zu threads need %zu "
-                       "bytes each; use fewer threads or a shorter context", threads,
-                       n * sizeof *f->scratch);
+    *p = tm_pages(n * copies * sizeof **p);
+    *size = *p ? n : 0;
+    if (!*p)
+        return kv_fail(err, KV_FAIL_RUN, "not enough memory for attention: %zu times %zu bytes; "
+                       "use fewer threads or a shorter context", copies, n * sizeof **p);
     return KV_OK;
 }
 
-static float *scratch_of(const tm_fast *f, int worker)
+int tm_fast_need_scratch(tm_fast *f, size_t n, kv_error *err)
 {
-    return f->scratch + (size_t)worker * f->scratch_size;
+    return grow(&f->scratch, &f->scratch_size, n, (size_t)tm_pool_threads(f->pool), err);
+}
+
+int tm_fast_need_shared(tm_fast *f, size_t n, kv_error *err)
+{
+    return grow(&f->shared, &f->shared_size, n, 1, err);
 }
 
 /* ------------------------------------------------------- matrix products */
@@ -180,7 +175,7 @@ static void attention_tile(void *arg, int task, int worker)
     int D = s.head_size, Q = s.heads * D, K = s.kv_heads * D;
     int kv = head / (s.heads / s.kv_heads) * D;
     size_t T = (size_t)a->past + (size_t)a->n, at = (size_t)first * (size_t)Q + (size_t)(head * D);
-    float *p = scratch_of(a->f, worker), factor[TILE_Q];
+    float *p = tm_fast_scratch(a->f, worker), factor[TILE_Q];
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, count, wide, D, 1 / sqrtf((float)D),
                 a->q + at, Q, a->k + kv, K, 0, p, wide);
     for (int i = 0; i < count; i++) {
@@ -210,7 +205,7 @@ static int fast_attention(void *self, float *out, float *rows, const float *q, c
     for (int h = 0; sink && h < s.heads; h++)
         if (!isfinite(sink[h]))
             return kv_fail(err, KV_FAIL_RUN, "softmax: the sink logit is not finite");
-    if (need_scratch(f, TILE_Q * ((size_t)past + (size_t)n), err))
+    if (tm_fast_need_scratch(f, TILE_Q * ((size_t)past + (size_t)n), err))
         return KV_FAIL_RUN;
     int *failed = calloc((size_t)tasks + 1, sizeof *failed);
     if (!failed)
@@ -251,6 +246,8 @@ void tm_fast_close(tm_fast *f)
         return;
     size_t threads = (size_t)tm_pool_threads(f->pool);
     tm_pages_free(f->scratch, f->scratch_size * threads * sizeof *f->scratch);
+    tm_pages_free(f->shared, f->shared_size * sizeof *f->shared);
+    tm_angles_free(&f->angles);
     tm_pool_close(f->pool);
     free(f);
 }

@@ -1,9 +1,9 @@
-/* Compiles kernels.inc for several instruction sets and chooses one, see kernels.h.
+/* Compiles exact.inc and kernels.inc for several instruction sets and chooses one, see kernels.h.
  *
- * AVX-512 is limited to the subsets that every processor with it has had since Skylake; AMX and
- * the like are never used. Contraction of a*b+c into one rounding is allowed here
- * (and only here and in OpenBLAS): the order of every sum is still written down in the
- * source. */
+ * AVX-512 is limited to the subsets that every processor with it has had since Skylake; AMX and the
+ * like are never used. Contraction of a*b+c into one rounding is allowed in kernels.inc (and only
+ * there and in OpenBLAS); the order of every sum is still written down in the source. Floating-point
+ * exceptions are not looked at, which lets gcc turn `?:` into vector code. */
 #include "kernels.h"
 
 #include <float.h>
@@ -13,27 +13,24 @@
 
 #include "kv.h"
 
-/* Loops over a few registers must be unrolled, or gcc keeps the registers in memory. */
-#define ALWAYS __attribute__((always_inline))
-#if defined(__clang__)
-#define UNROLL _Pragma("unroll")
-#pragma clang fp contract(fast)
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#pragma GCC optimize("O3", "fp-contract=fast", "no-trapping-math", "no-math-errno")
-#endif
-
 #define JOIN_(f, v) f##_##v
 #define JOIN(f, v) JOIN_(f, v)
 #define NAME(f) JOIN(f, VERSION)
 #define TEXT_(v) #v
 #define TEXT(v) TEXT_(v)
 
+/* Loops over a few registers must be unrolled, or gcc keeps the registers in memory. */
+#define ALWAYS __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#pragma GCC optimize("O3", "no-trapping-math", "no-math-errno")
+#endif
+
 #define VERSION plain
 #define LANES 4
-#include "kernels.inc"
-#undef VERSION
-#undef LANES
+#include "version.inc"
 
 #if defined(__x86_64__)
 
@@ -45,9 +42,7 @@
 #endif
 #define VERSION avx2
 #define LANES 8
-#include "kernels.inc"
-#undef VERSION
-#undef LANES
+#include "version.inc"
 #if defined(__clang__)
 #pragma clang attribute pop
 #pragma clang attribute push(                                                                      \
@@ -59,9 +54,7 @@
 #endif
 #define VERSION avx512
 #define LANES 16
-#include "kernels.inc"
-#undef VERSION
-#undef LANES
+#include "version.inc"
 #if defined(__clang__)
 #pragma clang attribute pop
 #else

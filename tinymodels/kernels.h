@@ -1,10 +1,11 @@
 /* The inner loops of the fast backend, in one version per instruction set.
  *
- * kernels.inc holds the loops once; kernels.c compiles them for AVX-512, for AVX2 with FMA and for
- * whatever the compiler's default is (the only version on processors that are not x86), and
- * chooses at run time. The versions differ in the number of lanes that a sum is spread over and in
- * whether a product and a sum are rounded once or twice, so their results differ by rounding; each
- * version by itself gives the same bits whatever the number of threads and tasks. */
+ * kernels.inc and exact.inc hold the loops once; kernels.c compiles them for AVX-512, for AVX2 with
+ * FMA and for whatever the compiler's default is (the only version on processors that are not
+ * x86), and chooses at run time. The versions of kernels.inc differ in the number of lanes that a
+ * sum is spread over and in whether a product and a sum are rounded once or twice, so their results
+ * differ by rounding; each version by itself gives the same bits whatever the number of threads
+ * and tasks. Those of exact.inc do not differ. */
 #ifndef TM_KERNELS_H
 #define TM_KERNELS_H
 
@@ -30,6 +31,34 @@ typedef struct {
 
     /* x *= a */
     void (*scale)(float *x, float a, size_t n);
+
+    /* y[j] += sum over i < n of a[i] b[i*width + j], for j < width. */
+    void (*gevm)(float *y, const float *a, const float *b, int n, int width);
+
+    /* Rotates n pairs: a, b = a cos - b sin, a sin + b cos. The pairs are `step` apart, their cos
+     * and sin `turn`. */
+    void (*rotate)(float *a, float *b, const float *cos, const float *sin, int step, int turn,
+                   int n);
+
+    /* The rest agrees with ref/ bit for bit in every version. */
+
+    /* y = x rounded to binary16 and back, y may be x; returns 1 if some |x| >= 65520 or NaN. */
+    int (*round_half)(float *y, const float *x, size_t n);
+    /* y = the number that 16 bits stand for; half: finite ones. */
+    void (*widen_half)(float *y, const uint16_t *h, size_t n);
+    void (*widen_bf16)(float *y, const uint16_t *h, size_t n);
+    /* lo, hi [width]: extremes over n rows that lie stride apart, kept ones left out (NULL: none
+     * kept); all kept: 0. range: of one row of n >= 1. */
+    void (*range_columns)(float *lo, float *hi, const float *x, const uint8_t *kept, size_t stride,
+                          int n, int width);
+    void (*range)(float *lo, float *hi, const float *x, int n);
+    /* x = q*s + m with q = clamp(rne((x - m)/s), lowest, highest), 0 where s is 0. */
+    void (*requantize)(float *x, const float *s, const float *m, float lowest, float highest,
+                       int width);
+    /* y[i] = (code - zero)*s + m of codes first..first+n-1 of a packed group. Writes up to n
+     * rounded up to a multiple of 16. */
+    void (*unpack)(float *y, const uint32_t *words, int first, int n, int bits, float s, float m,
+                   int zero);
 } tm_kernels;
 
 /* The best version that this processor runs, or the one named by the environment variable
