@@ -5,13 +5,14 @@
  * list is its own affair.
  *
  *     RULE[/LAYERS][+decode]
- *     none | first:N | positions:3,17 | ids:1,2
+ *     none | first:N | positions:3,17 | ids:1,2 | ids:learned
  *     kvsink:K[@S] | kvsink:auto[@S]
  *
  * S is a stage's layer, `each` (every stage's set replaces the one before) or
  * `join` (is added to it); without it the stage with the largest ratio. LAYERS
  * is after (those behind the stage, the default of kvsink), all (the default
- * of the others), or a range such as 12-29. */
+ * of the others), or a range such as 12-29. +decode applies the rule to tokens
+ * that are generated, too; without it only tokens of the prompt are kept. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -96,7 +97,8 @@ static int parse_rule(kv_keep_rule *r, const char **text)
     }
     if (word("ids:", text)) {
         r->kind = KV_KEEP_IDS;
-        return number_list(r, text);
+        r->learned = word("learned", text);
+        return r->learned || number_list(r, text);
     }
     r->kind = KV_KEEP_KVSINK;
     r->layers = KV_LAYERS_AFTER;
@@ -133,17 +135,15 @@ int kv_keep_parse(kv_keep_rule *r, const char *text, kv_error *err)
     const char *at = text;
     memset(r, 0, sizeof *r);
     int ok = parse_rule(r, &at) && parse_layers(r, &at);
-    if (ok && word("+decode", &at)) {
-        r->decode = 1;
-        ok = r->kind == KV_KEEP_KVSINK;
-    }
+    if (ok)
+        r->decode = word("+decode", &at);
     if (ok && *at == 0)
         return KV_OK;
     return kv_fail(err, KV_FAIL_USAGE, "keep rule '%s': cannot read '%s'; "
                    "expected none, first:N, positions:3,17, ids:1,2, "
-                   "kvsink:K[@S] or kvsink:auto[@S] (S a stage's layer, each "
-                   "or join), then optionally /after (kvsink only), /all or a "
-                   "range /12-29, then +decode (kvsink only)", text, at);
+                   "ids:learned, kvsink:K[@S] or kvsink:auto[@S] (S a stage's "
+                   "layer, each or join), then optionally /after (kvsink "
+                   "only), /all or a range /12-29, then +decode", text, at);
 }
 
 //@ sets: Add positions to a layer's list
@@ -177,10 +177,14 @@ static int insert_all(kv_keep *keep, int layer, const int *position, int n)
 }
 
 //@ fixed: Build the sets that are the same in every layer
-static int is_listed(const kv_keep_rule *r, int value)
+static int is_listed(const kv_keep_rule *r, const kv_profile *p, int value)
 {
-    return bsearch(&value, r->list, (size_t)r->n_list, sizeof *r->list,
-                   compare_ints) != NULL;
+    const int *list = r->learned ? p->ids : r->list;
+    int n = r->learned ? p->n_ids : r->n_list;
+    for (int i = 0; i < n; i++)
+        if (list[i] == value)
+            return 1;
+    return 0;
 }
 
 static int fixed_set(kv_keep *keep, int layer, const kv_keep_rule *r,
@@ -192,7 +196,7 @@ static int fixed_set(kv_keep *keep, int layer, const kv_keep_rule *r,
     for (int t = 0; t < in->T; t++)
         if (r->kind == KV_KEEP_FIRST
                 ? t < r->k
-                : t == 0 || is_listed(r, in->tokens[t]))
+                : t == 0 || is_listed(r, in->profile, in->tokens[t]))
             ok &= insert(keep, layer, t);
     return ok;
 }
@@ -216,15 +220,19 @@ static int stage_set(int *position, int *capped, const kv_keep_rule *r,
 
 //@ in-force: Decide which stages speak for a layer
 /* A stage's set holds from the layer behind it. Where layers before the first
- * stage are protected too (/all or a range), they get the first stage's set. */
+ * stage are protected too (/all or a range), they get the first stage's set.
+ * Two stages at one layer (two channels) speak together. */
 static int stage_speaks(const kv_keep_rule *r, const kv_profile *p, int chosen,
                         int stage, int layer)
 {
     int first_layer = p->stage[0].layer;
     int early = layer <= first_layer;
     int at = p->stage[stage].layer;
-    if (r->stage == KV_STAGE_LARGEST || r->stage == KV_STAGE_AT)
-        return stage == chosen && (r->layers != KV_LAYERS_AFTER || layer > at);
+    if (r->stage == KV_STAGE_LARGEST || r->stage == KV_STAGE_AT) {
+        int one = r->stage == KV_STAGE_AT ? at == r->stage_layer
+                                          : stage == chosen;
+        return one && (r->layers != KV_LAYERS_AFTER || layer > at);
+    }
     if (early)
         return r->layers != KV_LAYERS_AFTER && at == first_layer;
     if (layer <= at)
@@ -238,20 +246,13 @@ static int stage_speaks(const kv_keep_rule *r, const kv_profile *p, int chosen,
     return at == latest;
 }
 
-//@ choose-stage: Find the stage a rule means
-static int choose_stage(int *chosen, const kv_keep_rule *r, const kv_profile *p,
-                        kv_error *err)
+//@ find-stage: Refuse a stage that the profile does not have
+static int check_stage(const kv_keep_rule *r, const kv_profile *p,
+                       kv_error *err)
 {
-    *chosen = kv_profile_largest(p);
-    if (r->stage != KV_STAGE_AT)
-        return KV_OK;
-    int best = -1;
     for (int i = 0; i < p->n_stages; i++)
-        if (p->stage[i].layer == r->stage_layer && best < 0)
-            best = i;
-    *chosen = best;
-    if (best >= 0)
-        return KV_OK;
+        if (r->stage != KV_STAGE_AT || p->stage[i].layer == r->stage_layer)
+            return KV_OK;
     return kv_fail(err, KV_FAIL_USAGE, "keep rule: the profile has no stage at "
                    "layer %d; see its 'stage' lines", r->stage_layer);
 }
@@ -261,15 +262,14 @@ static int kvsink_sets(kv_keep *keep, int *capped, const kv_keep_rule *r,
                        const kv_keep_input *in, kv_error *err)
 {
     const kv_profile *p = in->profile;
-    int chosen;
+    int chosen = kv_profile_largest(p);
     if (p->n_stages == 0)
         return KV_OK; /* no emergence stage: nothing to keep */
-    int bad = choose_stage(&chosen, r, p, err);
+    int bad = check_stage(r, p, err);
     if (bad)
         return bad;
     for (int s = 0; s < p->n_stages; s++) {
-        int *found = in->found, ok = 1;
-        int used = 0;
+        int *found = in->found, ok = 1, used = 0;
         for (int l = 0; l < keep->layers; l++)
             used |= stage_speaks(r, p, chosen, s, l);
         int n = used ? stage_set(found, capped, r, in, s) : 0;
@@ -295,10 +295,11 @@ static int check_rule(const kv_keep *keep, const kv_keep_rule *r,
         return kv_fail(err, KV_FAIL_USAGE, "keep rule: position %d is outside "
                        "the text of %d tokens", r->list[r->n_list - 1],
                        in->T);
-    if (r->kind == KV_KEEP_KVSINK && !in->profile)
-        return kv_fail(err, KV_FAIL_USAGE, "keep rule: kvsink needs what "
-                       "'kvsink calibrate' learned about the model; run it "
-                       "and name its output with --profile");
+    if ((r->kind == KV_KEEP_KVSINK || r->learned) && !in->profile)
+        return kv_fail(err, KV_FAIL_USAGE, "keep rule: %s needs what 'kvsink "
+                       "calibrate' learned about the model; run it and name "
+                       "its output with --profile",
+                       r->learned ? "ids:learned" : "kvsink");
     return KV_OK;
 }
 

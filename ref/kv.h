@@ -496,12 +496,13 @@ typedef struct {
     kv_keep_layers layers;
     int first_layer, last_layer; /* KV_LAYERS_RANGE, inclusive */
     int decode;                /* +decode */
+    int learned;               /* ids:learned, those of the profile */
     int n_list;                /* positions: or ids: */
     int list[KV_LIST_MAX];
 } kv_keep_rule;
 
-/* RULE[/LAYERS][+decode], e.g. first:5, positions:3,17, ids:1,2,
- * kvsink:5@4/all, kvsink:auto@each+decode/12-29 is refused (order). */
+/* RULE[/LAYERS][+decode], e.g. first:5, positions:3,17, ids:1,2, ids:learned,
+ * kvsink:5@4/all. The file ref/keep.c opens with the grammar. */
 int kv_keep_parse(kv_keep_rule *r, const char *text, kv_error *err);
 
 //@ kvsink: Chapter 6: predict sinks before attention is computed
@@ -550,7 +551,7 @@ int kv_profile_largest(const kv_profile *p);
 typedef struct {
     int T;
     const int *tokens;        /* [T] */
-    const kv_profile *profile; /* kvsink only */
+    const kv_profile *profile; /* for kvsink and ids:learned, else NULL */
     const float *h;           /* [n_stages][T]: H^layer[t, channel] */
     float *scratch;           /* [T] */
     int *found;               /* [T] scratch; both for kvsink only */

@@ -5,12 +5,13 @@ Test(keep, the_grammar_accepts_what_it_says)
 {
     static const char *good[] = {"none", "first:0", "first:5/12-29", "positions:40,3,17,3", "ids:1",
                                  "kvsink:5", "kvsink:5@4", "kvsink:auto@each/all+decode",
-                                 "kvsink:0/after", "kvsink:3@join/0-1", "none/all"};
+                                 "kvsink:0/after", "kvsink:3@join/0-1", "none/all",
+                                 "ids:learned/1-2", "first:1+decode", "none+decode"};
     static const char *bad[] = {"", "frist:3", "first:", "first:-1", "first:3x", "first:3/after",
                                 "first:3/9-2", "first:3/9-", "first:3/", "positions:", "positions:1,",
                                 "ids:a", "kvsink", "kvsink:", "kvsink:five", "kvsink:5@", "kvsink:5@x",
-                                "kvsink:5+decode/all", "kvsink:5/all+decode+decode", "first:1+decode",
-                                "none+decode", "none ", "first:9999999999", "kvsink:-1"};
+                                "kvsink:5+decode/all", "kvsink:5/all+decode+decode", "ids:learned,3",
+                                "ids:learn", "none ", "first:9999999999", "kvsink:-1"};
     kv_keep_rule r;
     for (size_t i = 0; i < sizeof good / sizeof *good; i++)
         cr_expect_eq(kv_keep_parse(&r, good[i], NULL), KV_OK, "%s", good[i]);
@@ -29,7 +30,9 @@ static const int tokens[12] = {9, 1, 2, 3, 5, 1, 2, 5, 1, 2, 3, 4};
 static const float h[24] = {200, 1, 2, 1, -300, 1, 2, 3, 1, 2, 1, 2,
                             900, 1, 2, 1, 2, 1, 3, -5000, 1, 2, 1, 2};
 static kv_stage stages[2] = {{1, 7, 1, 250, 1.5, 20, 3}, {3, 8, -1, 3000, 1.5, 80, 3}};
-static const kv_profile two = {.n_stages = 2, .stage = stages}, no_stage = {0};
+static int ids[2] = {1, 5};
+static const kv_profile two = {.n_stages = 2, .stage = stages, .n_ids = 2, .ids = ids},
+                        no_stage = {0};
 
 static int build(char *text, const char *rule, const kv_profile *p, kv_error *err)
 {
@@ -59,6 +62,7 @@ Test(keep, every_rule_gives_its_sets)
         {"positions:11,3", "3,11|3,11|3,11|3,11|3,11|3,11"},
         {"ids:5/0-0", "0,4,7|||||"},
         {"ids:77/1-1", "|0||||"},
+        {"ids:learned/1-1", "|0,1,4,5,7,8||||"},
         {"kvsink:2", "||||0,7|0,7"},
         {"kvsink:2@3", "||||0,7|0,7"},
         {"kvsink:2@1", "||0,4|0,4|0,4|0,4"},
@@ -93,6 +97,8 @@ Test(keep, refuses_what_does_not_exist)
     cr_expect(strstr(e.text, "no stage at layer 2"), "%s", e.text);
     cr_expect_eq(build(text, "kvsink:5", NULL, &e), KV_FAIL_USAGE);
     cr_expect(strstr(e.text, "calibrate"), "%s", e.text);
+    cr_expect_eq(build(text, "ids:learned", NULL, &e), KV_FAIL_USAGE);
+    cr_expect(strstr(e.text, "ids:learned needs"), "%s", e.text);
 }
 
 Test(keep, a_model_without_stages_keeps_nothing)
