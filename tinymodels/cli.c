@@ -324,12 +324,12 @@ static int parse_option(int *i, int argc, char **argv, kv_error *err)
         return read_value(o, NULL, err);
     }
     if (equals) return read_value(o, equals + 1, err);
-    if (*i + 1 >= argc || looks_like_option(argv[*i + 1]))
-        return kv_fail(err, KV_FAIL_USAGE, "%s needs a value (%s) and is followed by %s%s%s", o->name,
-                       o->value, *i + 1 >= argc ? "nothing" : "the option ",
-                       *i + 1 >= argc ? "" : argv[*i + 1],
-                       o->help[0] && *i + 1 < argc ? "; a value that looks like an option is "
-                       "written with an equals sign" : "");
+    if (*i + 1 >= argc)
+        return kv_fail(err, KV_FAIL_USAGE, "%s needs a value (%s) and is followed by nothing",
+                       o->name, o->value);
+    if (looks_like_option(argv[*i + 1]))
+        return kv_fail(err, KV_FAIL_USAGE, "%s needs a value (%s) and is followed by the option %s; "
+                       "if that is the value, write %s=...", o->name, o->value, argv[*i + 1], o->name);
     int code = read_value(o, argv[++*i], err);
     while (code == KV_OK && o->kind == CLI_LIST && *i + 1 < argc && argv[*i + 1][0] != '-')
         code = read_value(o, argv[++*i], err);
@@ -459,10 +459,13 @@ int cli_check_text(const char *text, size_t n, const char *what, kv_error *err)
 {
     size_t bad = 0;
     if (n == 0)
-        return kv_fail(err, KV_FAIL_RUN, "%s: the text is empty; give at least one character", what);
+        return kv_fail(err, KV_FAIL_RUN, "%s: the text is empty; give at least one character",
+                       what);
     if (tm_check_utf8(text, n, &bad))
-        return kv_fail(err, KV_FAIL_RUN, "%s: not UTF-8: byte 0x%02x at offset %zu; convert the text "
-                       "first, for example with iconv", what, (unsigned char)text[bad], bad);
+        return kv_fail(err, KV_FAIL_RUN,
+                       "%s: not UTF-8: byte 0x%02x at offset %zu; convert the text "
+                       "first, for example with iconv",
+                       what, (unsigned char)text[bad], bad);
     return KV_OK;
 }
 
@@ -519,7 +522,8 @@ static int expand_preset(cli_cache *cache, const char *name, kv_error *err)
         size_t used = strlen(known);
         snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", preset[i].name);
     }
-    return kv_fail(err, KV_FAIL_USAGE, "--cache: unknown preset '%.60s'; known ones: %s", name, known);
+    return kv_fail(err, KV_FAIL_USAGE, "--cache: unknown preset '%.60s'; known ones: %s", name,
+                   known);
 }
 
 /* Puts the option's name in front of a message from ref/. */
@@ -538,13 +542,14 @@ static int learned_rule(kv_keep_rule *rule, const char *rest, const char *profil
     snprintf(text, sizeof text, "ids:0%.100s", rest);
     if (kv_keep_parse(rule, text, err)) return err->code;
     if (!profile)
-        return kv_fail(err, KV_FAIL_USAGE, "ids:learned needs what 'kvsink calibrate' learned about the "
+        return kv_fail(err, KV_FAIL_USAGE,
+                       "ids:learned needs what 'kvsink calibrate' learned about the "
                        "model; run it and name its output with --profile");
     if (tm_profile_read(&p, profile, err)) return err->code;
     int code = KV_OK;
     if (p.n_ids > KV_LIST_MAX)
-        code = kv_fail(err, KV_FAIL_RUN, "%s: %d learned ids; at most %d can be used", profile, p.n_ids,
-                       KV_LIST_MAX);
+        code = kv_fail(err, KV_FAIL_RUN, "%s: %d learned ids; at most %d can be used", profile,
+                       p.n_ids, KV_LIST_MAX);
     rule->n_list = p.n_ids < KV_LIST_MAX ? p.n_ids : KV_LIST_MAX;
     for (int i = 0; i < rule->n_list; i++) rule->list[i] = p.ids[i];
     tm_profile_free(&p);

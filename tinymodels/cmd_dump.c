@@ -55,8 +55,10 @@ static int check_layer(dump *d, const char *name, int layer, const kv_model *m, 
     int given = cli_given("--layer"), outside = d->tap == KV_TAP_EMBED || d->tap == KV_TAP_LOGITS;
     d->layer = d->tap == KV_TAP_EMBED ? -1 : d->tap == KV_TAP_LOGITS ? m->layers : layer;
     if (outside && given && layer != d->layer)
-        return kv_fail(err, KV_FAIL_USAGE, "--layer: found %d; the tap '%s' belongs to no layer, leave "
-                       "--layer out", layer, name);
+        return kv_fail(err, KV_FAIL_USAGE,
+                       "--layer: found %d; the tap '%s' belongs to no layer, leave "
+                       "--layer out",
+                       layer, name);
     if (!outside && !given)
         return kv_fail(err, KV_FAIL_USAGE, "--layer L is missing; the model has layers 0 to %d",
                        m->layers - 1);
@@ -72,7 +74,8 @@ static int run(session *s, dump *d, const int *ids, int n, kv_error *err)
     size_t C = (size_t)s->model->width;
     float *hidden = session_floats((size_t)n * C, "hidden states", err), *logits = NULL;
     npy_header(&d->out, "<f4", d->dims, d->n_dims);
-    int code = hidden ? session_forward(s, hidden, ids, n, on_tap, d, 1u << d->tap, err) : err->code;
+    int code =
+        hidden ? session_forward(s, hidden, ids, n, on_tap, d, 1u << d->tap, err) : err->code;
     if (code == KV_OK && d->tap == KV_TAP_LOGITS) {
         logits = session_floats((size_t)ROWS * (size_t)s->model->vocab, "logits", err);
         if (!logits) code = err->code;
@@ -145,13 +148,16 @@ int cmd_dump(int argc, char **argv)
     if (!path || !*path) return cli_say_fail(&command, KV_FAIL_USAGE, "-o X.npy is missing");
     int which = kv_tap_find(tap);
     if (which < 0)
-        return cli_say_fail(&command, KV_FAIL_USAGE, "--tap: found '%.60s', expected one of embed q_pre "
-                            "k_pre q k v attention attn_out h_attn down_in down_out h logits", tap);
+        return cli_say_fail(&command, KV_FAIL_USAGE,
+                            "--tap: found '%.60s', expected one of embed q_pre "
+                            "k_pre q k v attention attn_out h_attn down_in down_out h logits",
+                            tap);
     if (session_open(&s, &common, &err)) return cli_fail(&command, &err);
     dump *d = calloc(1, sizeof *d); /* a tm_out is large */
     if (!d) kv_fail(&err, KV_FAIL_RUN, "not enough memory");
     else d->tap = (kv_tap)which;
-    if (!d || check_layer(d, tap, layer, s.model, &err) || session_window(&ids, &n, &s, ctx, &err) ||
+    if (!d || check_layer(d, tap, layer, s.model, &err) ||
+        session_window(&ids, &n, &s, ctx, &err) ||
         (set_shape(d, s.model, n), tm_out_open(&d->out, path, &err)) || run(&s, d, ids, n, &err) ||
         tm_out_close(&d->out, &err)) {
         if (d) tm_out_abandon(&d->out);

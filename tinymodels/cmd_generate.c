@@ -1,7 +1,7 @@
 /* kvsink generate: continue a prompt with any cache format and keep rule.
  *
- * As eval --stream does: the prompt is a prefill that attends to unquantized keys and values, the keep
- * set comes from it, and from then on every token is appended to the packed cache and
+ * As eval --stream does: the prompt is a prefill that attends to unquantized keys and values, the
+ * keep set comes from it, and from then on every token is appended to the packed cache and
  * reads from it. */
 #include <math.h>
 #include <stdlib.h>
@@ -43,7 +43,8 @@ static int chat_prompt(job *j, const char *prompt, kv_error *err)
     char *text;
     size_t n;
     int wants_bos;
-    if (chat_render(&text, &n, &wants_bos, j->s.file, j->s.tok, &message, 1, 1, err)) return err->code;
+    if (chat_render(&text, &n, &wants_bos, j->s.file, j->s.tok, &message, 1, 1, err))
+        return err->code;
     common.special = 1;
     if (common.bos < 0 && wants_bos) common.bos = 1;
     as_chat.common = &common;
@@ -62,9 +63,10 @@ static int read_prompt(job *j, const char *prompt, int chat, kv_error *err)
     if (j->n_prompt == 0)
         return kv_fail(err, KV_FAIL_RUN, "--prompt: the text has no token in this vocabulary");
     if (j->n > j->s.model->context - j->n_prompt)
-        return kv_fail(err, KV_FAIL_RUN, "the prompt has %d tokens, and -n asks for %d more; the model was "
-                       "trained for %d; use a smaller -n or a shorter prompt", j->n_prompt, j->n,
-                       j->s.model->context);
+        return kv_fail(err, KV_FAIL_RUN,
+                       "the prompt has %d tokens, and -n asks for %d more; the model was "
+                       "trained for %d; use a smaller -n or a shorter prompt",
+                       j->n_prompt, j->n, j->s.model->context);
     return KV_OK;
 }
 
@@ -77,7 +79,8 @@ static int check_cache(job *j, kv_error *err)
     for (int i = 0; i < 2; i++) {
         if (kv_format_check(f[i], m->shape, i, err)) return err->code;
         if (f[i]->kind == KV_INT && f[i]->axis == KV_PER_CHANNEL && f[i]->group == 0)
-            return kv_fail(err, KV_FAIL_USAGE, "--%s: channel:all needs the whole text at once, and a "
+            return kv_fail(err, KV_FAIL_USAGE,
+                           "--%s: channel:all needs the whole text at once, and a "
                            "growing cache never has it; give a group size such as channel:32",
                            i ? "values" : "keys");
     }
@@ -86,8 +89,10 @@ static int check_cache(job *j, kv_error *err)
         j->known = &j->profile;
     }
     if (j->cache.keep.kind == KV_KEEP_KVSINK && !j->known)
-        return kv_fail(err, KV_FAIL_USAGE, "--keep %s needs what 'kvsink calibrate' learned about the "
-                       "model; run it and name its output with --profile", j->cache.keep_text);
+        return kv_fail(err, KV_FAIL_USAGE,
+                       "--keep %s needs what 'kvsink calibrate' learned about the "
+                       "model; run it and name its output with --profile",
+                       j->cache.keep_text);
     return KV_OK;
 }
 
@@ -122,8 +127,8 @@ static int prefill(job *j, kv_error *err)
     }
     if (code == KV_OK) code = tm_keep_init(&j->keep, m->layers, j->n_prompt, err);
     if (code == KV_OK)
-        code = tm_keep_build(&j->keep, &j->capped, &j->cache.keep, j->prompt, j->n_prompt, j->known, h,
-                             err);
+        code = tm_keep_build(&j->keep, &j->capped, &j->cache.keep, j->prompt, j->n_prompt, j->known,
+                             h, err);
     if (code == KV_OK) code = tm_stream_begin_decode(j->stream, &j->keep, err);
     if (code == KV_OK) memcpy(j->hidden, hidden + (T - 1) * C, C * sizeof *hidden);
     free(hidden);
@@ -293,14 +298,17 @@ static void report(const job *j)
 {
     usage u = measure(j);
     char a[32], b[32];
-    if (j->capped) cli_warn("the keep rule found more sinks than its cap of max(5, 5 %% of the tokens)");
+    if (j->capped)
+        cli_warn("the keep rule found more sinks than its cap of max(5, 5 %% of the tokens)");
     if (j->s.common->json) {
         print_json(j, &u);
         return;
     }
-    cli_note("%d tokens of prompt, %d generated%s; cache %s for %d tokens, %.2f bits a number (16 bits: "
-             "%s); %.4g kept a layer", j->n_prompt, j->n_token, j->stopped ? " until the end" : "",
-             cli_bytes(a, (double)u.bytes.total), u.tokens, u.bits, cli_bytes(b, u.bytes16), u.kept);
+    cli_note(
+        "%d tokens of prompt, %d generated%s; cache %s for %d tokens, %.2f bits a number (16 bits: "
+        "%s); %.4g kept a layer",
+        j->n_prompt, j->n_token, j->stopped ? " until the end" : "",
+        cli_bytes(a, (double)u.bytes.total), u.tokens, u.bits, cli_bytes(b, u.bytes16), u.kept);
 }
 
 static int allocate(job *j, kv_error *err)

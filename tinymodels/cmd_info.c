@@ -227,8 +227,8 @@ static void print_sizes(const facts *f)
                (int)f->head_size, f->rope_base, f->scaling[0] ? f->scaling : "none");
     line("context", f->context, " tokens");
     if (kv_bytes_per_token(f) >= 0)
-        printf("%-16s %s a token in 16 bits%s%s%s\n", "KV cache", cli_bytes(a, kv_bytes_per_token(f)),
-               f->context > 0 ? ", " : "",
+        printf("%-16s %s a token in 16 bits%s%s%s\n", "KV cache",
+               cli_bytes(a, kv_bytes_per_token(f)), f->context > 0 ? ", " : "",
                f->context > 0 ? cli_bytes(b, kv_bytes_per_token(f) * (double)f->context) : "",
                f->context > 0 ? " for the whole context" : "");
     line("vocabulary", f->vocab, " tokens");
@@ -302,8 +302,8 @@ int cmd_info(int argc, char **argv)
     static const char *const examples[] = {"kvsink info model.gguf",
                                            "kvsink info model.gguf --json", NULL};
     static const cli_command command = {
-        "info", "What a model file holds: sizes, tokenizer, tensor types, metadata.", "MODEL", 0, NULL,
-        "Works for every architecture and for files that hold a vocabulary only.", examples};
+        "info", "What a model file holds: sizes, tokenizer, tensor types, metadata.", "MODEL", 0,
+        NULL, "Works for every architecture and for files that hold a vocabulary only.", examples};
     cli_common common;
     kv_error err;
     gguf *file;
@@ -316,8 +316,8 @@ int cmd_info(int argc, char **argv)
         print_json(&f);
     } else {
         char a[32];
-        printf("%-16s %s, %s, GGUF version %d\n", "file", gguf_path(file), cli_bytes(a, f.file_bytes),
-               gguf_version(file));
+        printf("%-16s %s, %s, GGUF version %d\n", "file", gguf_path(file),
+               cli_bytes(a, f.file_bytes), gguf_version(file));
         print_sizes(&f);
         print_tokenizer(&f);
         if (f.tok && tok_warning(f.tok)) cli_warn("%s", tok_warning(f.tok));

@@ -41,7 +41,8 @@ int cmd_logits(int argc, char **argv)
     int ctx, status, *ids = NULL, n = 0;
     const cli_option options[] = {
         {"--ctx", CLI_INT, &ctx, "N", "(the whole text)", 1, 1 << 28, "only the first N tokens"},
-        {"-o", CLI_STRING, &path, "OUT.npy", NULL, 0, 0, "where to write float32 [tokens, vocabulary]"},
+        {"-o", CLI_STRING, &path, "OUT.npy", NULL, 0, 0,
+         "where to write float32 [tokens, vocabulary]"},
         {0}};
     static const char *const examples[] = {
         "kvsink logits model.gguf --text 'The quick brown fox' -o logits.npy",

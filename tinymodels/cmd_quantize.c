@@ -42,8 +42,10 @@ static int read_array(job *j, const char *path, kv_error *err)
 {
     if (npy_read(&j->in, path, err)) return err->code;
     if (j->in.n_dims != 3)
-        return kv_fail(err, KV_FAIL_RUN, "%s: an array of %d dimensions; expected 3: tokens, KV heads, "
-                       "head size", path, j->in.n_dims);
+        return kv_fail(err, KV_FAIL_RUN,
+                       "%s: an array of %d dimensions; expected 3: tokens, KV heads, "
+                       "head size",
+                       path, j->in.n_dims);
     if (j->in.elements == 0 || j->in.elements > INT32_MAX)
         return kv_fail(err, KV_FAIL_RUN, "%s: the array has %zu elements; expected 1 to %d", path,
                        j->in.elements, INT32_MAX);
@@ -75,8 +77,8 @@ static int quantize(job *j, const char *path, kv_error *err)
     j->dequant = calloc(j->in.elements, sizeof *j->dequant);
     if (!j->codes || !j->scale || !j->min || !j->dequant)
         return kv_fail(err, KV_FAIL_RUN, "not enough memory");
-    if (kv_quantize(j->codes, j->scale, j->min, j->dequant, j->in.data, j->kept, &j->format, j->shape,
-                    j->T, err)) {
+    if (kv_quantize(j->codes, j->scale, j->min, j->dequant, j->in.data, j->kept, &j->format,
+                    j->shape, j->T, err)) {
         char text[sizeof err->text];
         memcpy(text, err->text, sizeof text);
         return kv_fail(err, err->code, "%.200s: %.280s", path, text);
@@ -119,8 +121,8 @@ static int write_files(const job *j, const char *folder, int outputs, kv_error *
         write_one(&out[i], i, j);
         errno = 0;
         if (fflush(out[i].f) || ferror(out[i].f))
-            code = kv_fail(err, KV_FAIL_RUN, "cannot write %.400s: %s; nothing was left there", path,
-                           errno ? strerror(errno) : "is the disk full?");
+            code = kv_fail(err, KV_FAIL_RUN, "cannot write %.400s: %s; nothing was left there",
+                           path, errno ? strerror(errno) : "is the disk full?");
     }
     for (int i = 0; i < outputs && code == KV_OK; i++) code = tm_out_close(&out[i], err);
     for (int i = 0; i < outputs && out; i++) tm_out_abandon(&out[i]);
@@ -136,12 +138,15 @@ static int write_folder(const job *j, const char *folder, int outputs, kv_error 
         return kv_fail(err, KV_FAIL_RUN, "-o %.400s: cannot make this folder: %s", folder,
                        strerror(errno));
     if (!made && !S_ISDIR(st.st_mode))
-        return kv_fail(err, KV_FAIL_RUN, "-o %.400s: exists and is not a folder; name another", folder);
+        return kv_fail(err, KV_FAIL_RUN, "-o %.400s: exists and is not a folder; name another",
+                       folder);
     char stale[TM_PATH_MAX];
     snprintf(stale, sizeof stale, "%s/codes.npy", folder);
     if (outputs < OUTPUTS && access(stale, F_OK) == 0)
-        return kv_fail(err, KV_FAIL_RUN, "-o %.400s: holds the codes of an earlier run, and this format "
-                       "has none; name another folder", folder);
+        return kv_fail(err, KV_FAIL_RUN,
+                       "-o %.400s: holds the codes of an earlier run, and this format "
+                       "has none; name another folder",
+                       folder);
     int code = write_files(j, folder, outputs, err);
     if (code && made) rmdir(folder);
     return code;
@@ -200,14 +205,18 @@ int cmd_quantize(int argc, char **argv)
         "kvsink quantize keys.npy --format 2:channel:32 -o out",
         "kvsink quantize keys.npy --format 2:channel:32 --keep positions:0,17 -o out", NULL};
     const cli_command command = {
-        "quantize", "Quantize an array of keys or values [tokens, KV heads, head size].", "IN.npy", 0,
+        "quantize",
+        "Quantize an array of keys or values [tokens, KV heads, head size].",
+        "IN.npy",
+        0,
         options,
         "Reads float32, float16 or float64 (as float32). Writes to DIR:\n"
         "  codes.npy    uint8 [T,Hk,D]: stored codes, one a byte; 0 for kept tokens\n"
         "  scale.npy    float16: channel:G [ceil(T/G),Hk,D], channel:all [1,Hk,D],\n"
         "  min.npy      token:G [T,Hk,D/G], token:all [T,1,1]; minima are 0 under sym\n"
         "  dequant.npy  float32 [T,Hk,D]: what comes back\n"
-        "f16, bf16 and f32 have no codes: dequant.npy only.", examples};
+        "f16, bf16 and f32 have no codes: dequant.npy only.",
+        examples};
     cli_common common;
     kv_error err;
     int status;

@@ -57,8 +57,10 @@ int cmd_tokens(int argc, char **argv)
         "kvsink tokens model.gguf --special --text '<|im_start|>user'", NULL};
     static const cli_command command = {
         "tokens", "Cut a text into tokens: ids, and the text of each.", "MODEL", CLI_TEXT | CLI_BOS,
-        NULL, "Works for every architecture and for files that hold a vocabulary only. Bytes that are no\n"
-        "character of their own (half of an emoji) are shown as '?', in JSON as U+FFFD.", examples};
+        NULL,
+        "Works for every architecture and for files that hold a vocabulary only. Bytes that\n"
+        "are no character of their own (half of an emoji) are shown as '?', in JSON as U+FFFD.",
+        examples};
     cli_common common;
     session s;
     kv_error err;

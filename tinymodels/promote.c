@@ -47,7 +47,8 @@ static void on_tap(void *self, kv_tap tap, int layer, float *data, int rows, int
     if (!seen || p->err.code) return;
     if (tm_keep_build(&p->keep, NULL, &p->rule, &token, 1, p->profile, p->h, &p->err)) return;
     for (int l = 0; l < p->keep.layers; l++)
-        if (p->keep.count[l] && tm_stream_promote(p->stream, p->position, l, l, NULL, &p->err)) return;
+        if (p->keep.count[l] && tm_stream_promote(p->stream, p->position, l, l, NULL, &p->err))
+            return;
 }
 
 void tm_promoter_watch(tm_promoter *p, kv_run *run, int position)

@@ -27,9 +27,10 @@ int session_open(session *s, const cli_common *common, kv_error *err)
         s->file = s->weights->file;
         s->model = s->weights->kv;
         if (tok_size(s->tok) != s->model->vocab)
-            kv_fail(err, KV_FAIL_RUN, "%s: the tokenizer has %d tokens, the embedding %d; the file is "
-                    "inconsistent, convert it again", gguf_path(s->file), tok_size(s->tok),
-                    s->model->vocab);
+            kv_fail(err, KV_FAIL_RUN,
+                    "%s: the tokenizer has %d tokens, the embedding %d; the file is "
+                    "inconsistent, convert it again",
+                    gguf_path(s->file), tok_size(s->tok), s->model->vocab);
         else if (tm_fast_open(&s->fast, common->threads, err) == KV_OK)
             s->backend = tm_fast_backend(s->fast);
     }
