@@ -1,0 +1,326 @@
+/* kvsink eval: what a cache format costs in bits, and what it does to the predictions. */
+#include <ctype.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "chat.h"
+#include "commands.h"
+#include "eval.h"
+#include "profile.h"
+#include "report.h"
+
+typedef struct {
+    session s;
+    cli_cache cache;
+    kv_profile profile;
+    tm_eval_spec spec;
+    const char *file, *chat, *join;
+    int limit, bos_choice; /* -1: not given */
+    tm_bos bos;
+    int *ids, n;
+    int *windows, count;
+    tm_eval_result result;
+} job;
+
+static const char *const bos_name[] = {"each", "first", "none"};
+
+/* ------------------------------------------------------------------- text */
+
+static int append(job *j, const int *ids, int n, kv_error *err)
+{
+    int *longer = realloc(j->ids, ((size_t)j->n + (size_t)n + 1) * sizeof *longer);
+    if (!longer) return kv_fail(err, KV_FAIL_RUN, "not enough memory for %d tokens", j->n + n);
+    memcpy(longer + j->n, ids, (size_t)n * sizeof *ids);
+    j->ids = longer;
+    j->n += n;
+    return KV_OK;
+}
+
+static int append_text(job *j, const char *text, size_t length, int special, int limit,
+                       kv_error *err)
+{
+    int *ids, n;
+    if (tok_encode(&ids, &n, j->s.tok, text, length, special, err)) return err->code;
+    int code = append(j, ids, limit > 0 && n > limit ? limit : n, err);
+    free(ids);
+    return code;
+}
+
+/* "eot" or "eot:N". */
+static int parse_join(int *limit, const char *text, kv_error *err)
+{
+    char *end = NULL;
+    *limit = 0;
+    if (strcmp(text, "eot") == 0) return KV_OK;
+    long n = strncmp(text, "eot:", 4) == 0 ? strtol(text + 4, &end, 10) : 0;
+    if (n < 1 || n > 1 << 28 || *end || !isdigit((unsigned char)text[4]))
+        return kv_fail(err, KV_FAIL_USAGE, "--join: found '%.40s', expected eot or eot:N (at most N"
+                       " tokens of each passage)", text);
+    *limit = (int)n;
+    return KV_OK;
+}
+
+/* The end of the line that begins at p. */
+static const char *line_end(const char *p, const char *end)
+{
+    const char *newline = memchr(p, '\n', (size_t)(end - p));
+    return newline ? newline + 1 : end;
+}
+
+static int is_blank(const char *p, const char *end)
+{
+    while (p < end && isspace((unsigned char)*p)) p++;
+    return p == end;
+}
+
+static int append_passage(job *j, const char *p, const char *end, int limit, kv_error *err)
+{
+    int eot = tok_end_of_text(j->s.tok);
+    while (p < end && isspace((unsigned char)*p)) p++;
+    while (end > p && isspace((unsigned char)end[-1])) end--;
+    if (p == end) return KV_OK;
+    int code = append(j, &eot, 1, err);
+    return code ? code : append_text(j, p, (size_t)(end - p), j->s.common->special, limit, err);
+}
+
+/* EOT, passage, EOT, passage, ...; passages are separated by empty lines. */
+static int append_passages(job *j, const char *text, size_t length, kv_error *err)
+{
+    const char *end = text + length, *start = text;
+    int limit;
+    if (parse_join(&limit, j->join, err)) return err->code;
+    if (tok_end_of_text(j->s.tok) < 0)
+        return kv_fail(err, KV_FAIL_USAGE, "--join eot: the model's vocabulary has no end-of-text"
+                       " token");
+    for (const char *p = text; p < end; ) {
+        const char *next = line_end(p, end);
+        if (is_blank(p, next)) {
+            if (append_passage(j, start, p, limit, err)) return err->code;
+            start = next;
+        }
+        p = next;
+    }
+    return append_passage(j, start, end, limit, err);
+}
+
+static int read_file(job *j, kv_error *err)
+{
+    char *text;
+    size_t length;
+    if (cli_read_text_file(&text, &length, j->file, err)) return err->code;
+    size_t lost = tok_lost_bytes(j->s.tok, text, length);
+    if (lost) cli_warn("%zu bytes of %s have no token in this vocabulary and are left out", lost,
+                       j->file);
+    int code = j->join ? append_passages(j, text, length, err)
+                       : append_text(j, text, length, j->s.common->special, 0, err);
+    free(text);
+    return code;
+}
+
+/* A template that wants a BOS gets one in front of the conversation. */
+static int read_chat(job *j, kv_error *err)
+{
+    chat_list list;
+    char *text = NULL;
+    size_t length;
+    int wants_bos = 0;
+    if (chat_read(&list, j->chat, err)) return err->code;
+    int code = chat_render(&text, &length, &wants_bos, j->s.file, j->s.tok, list.message,
+                           list.count, 0, err);
+    if (!code) code = append_text(j, text, length, 1, 0, err);
+    free(text);
+    chat_free(&list);
+    if (j->bos_choice < 0) j->bos = wants_bos ? TM_BOS_FIRST : TM_BOS_NONE;
+    return code;
+}
+
+static int read_windows(job *j, kv_error *err)
+{
+    int bos = tok_bos(j->s.tok);
+    j->bos = j->bos_choice >= 0 ? (tm_bos)j->bos_choice : j->join ? TM_BOS_NONE : TM_BOS_EACH;
+    if (j->chat ? read_chat(j, err) : read_file(j, err)) return err->code;
+    if (j->bos != TM_BOS_NONE && bos < 0)
+        return kv_fail(err, KV_FAIL_USAGE, "--bos %s: the model has no BOS token; use --bos none",
+                       bos_name[j->bos]);
+    return tm_windows(&j->windows, &j->count, j->ids, j->n, j->spec.ctx, j->bos, bos, j->limit,
+                      err);
+}
+
+/* ---------------------------------------------------------------- running */
+
+static int prepare(job *j, kv_error *err)
+{
+    if (session_check_length(&j->s, j->spec.ctx, "a window", "use a smaller --ctx", err))
+        return err->code;
+    j->spec.keys = j->cache.keys;
+    j->spec.values = j->cache.values;
+    j->spec.keep = j->cache.keep;
+    j->spec.recent = j->cache.recent;
+    if (j->cache.profile) {
+        if (report_profile(&j->profile, &j->s, j->cache.profile, err)) return err->code;
+        j->spec.profile = &j->profile;
+    }
+    return read_windows(j, err);
+}
+
+static int run(job *j, kv_error *err)
+{
+    tm_engine e = report_engine(&j->s);
+    if (prepare(j, err)) return err->code;
+    if (tm_eval(&j->result, &j->spec, &e, j->s.fast, j->windows, j->count, report_progress,
+                "evaluating", err)) return err->code;
+    if (j->result.capped)
+        cli_note("in %d of %d windows more tokens pass the threshold than auto keeps (5 %% of the"
+                 " text, at least 5); the largest were taken", j->result.capped, j->count);
+    return KV_OK;
+}
+
+/* ---------------------------------------------------------------- results */
+
+static void print_json(const job *j)
+{
+    const tm_eval_result *r = &j->result;
+    const char *source = j->chat ? j->chat : j->file, *model = j->s.common->positional;
+    cJSON *root = cJSON_CreateObject();
+    cli_json_add_int(root, "windows", r->windows);
+    cli_json_add_int(root, "tokens", r->tokens);
+    cli_json_add_number(root, "ppl16", r->ppl16);
+    cli_json_add_number(root, "ppl", r->ppl);
+    cli_json_add_number(root, "kl", r->kl);
+    cli_json_add_number(root, "kl_error", r->kl_error);
+    cli_json_add_number(root, "top1", r->top1);
+    cli_json_add_number(root, "bits", r->bits);
+    cli_json_add_number(root, "bytes", r->bytes);
+    cli_json_add_number(root, "bytes16", r->bytes16);
+    cli_json_add_number(root, "kept", r->kept);
+    cli_json_add_int(root, "capped", r->capped);
+    cli_json_add_int(root, "ctx", j->spec.ctx);
+    cli_json_add_int(root, "stream", j->spec.stream);
+    cJSON_AddStringToObject(root, "bos", bos_name[j->bos]);
+    cJSON_AddStringToObject(root, "keys", j->cache.keys_text);
+    cJSON_AddStringToObject(root, "values", j->cache.values_text);
+    cJSON_AddStringToObject(root, "keep", j->cache.keep_text);
+    cli_json_add_int(root, "recent", j->cache.recent);
+    cli_json_add_text(root, "text", source, strlen(source));
+    cli_json_add_text(root, "model", model, strlen(model));
+    cli_json_print(root);
+}
+
+static void print_text(const job *j)
+{
+    const tm_eval_result *r = &j->result;
+    char a[32], b[32];
+    cli_table t;
+    printf("%d window%s of %d tokens (BOS: %s), %s predictions scored, ", r->windows,
+           r->windows == 1 ? "" : "s", j->spec.ctx, bos_name[j->bos], cli_count(a, r->tokens));
+    if (j->spec.stream) printf("streamed after a prefill of %d\n", j->spec.stream);
+    else printf("whole-window\n");
+    printf("keys %s, values %s, keep %s", j->cache.keys_text, j->cache.values_text,
+           j->cache.keep_text);
+    if (j->spec.stream) printf(", recent %d", j->spec.recent);
+    printf("\n\n");
+    cli_table_begin(&t, "lrr");
+    cli_table_cell(&t, "%s", "");
+    cli_table_cell(&t, "16 bits");
+    cli_table_cell(&t, "this cache");
+    cli_table_cell(&t, "perplexity");
+    cli_table_cell(&t, "%.4f", r->ppl16);
+    cli_table_cell(&t, "%.4f", r->ppl);
+    cli_table_cell(&t, "KL divergence, nats");
+    cli_table_cell(&t, "0");
+    cli_table_cell(&t, "%.4g", r->kl);
+    if (r->windows > 1) {
+        cli_table_cell(&t, "  standard error");
+        cli_table_cell(&t, "%s", "");
+        cli_table_cell(&t, "%.2g", r->kl_error);
+    }
+    cli_table_cell(&t, "same best token, %%");
+    cli_table_cell(&t, "100");
+    cli_table_cell(&t, "%.2f", 100 * r->top1);
+    cli_table_cell(&t, "bits a number");
+    cli_table_cell(&t, "16");
+    cli_table_cell(&t, "%.3f", r->bits);
+    cli_table_cell(&t, "bytes a window");
+    cli_table_cell(&t, "%s", cli_bytes(a, r->bytes16));
+    cli_table_cell(&t, "%s", cli_bytes(b, r->bytes));
+    cli_table_cell(&t, "kept tokens a layer");
+    cli_table_cell(&t, "%s", "");
+    cli_table_cell(&t, "%.3g", r->kept);
+    cli_table_print(&t);
+}
+
+/* ---------------------------------------------------------------- command */
+
+static const char details[] =
+    "Windows do not overlap; a last partial window is dropped. Every window is run\n"
+    "twice, with 16-bit keys and values and with the given cache; ppl is the\n"
+    "perplexity, kl the mean divergence from the 16-bit predictions in nats, top1\n"
+    "the share of predictions with the same best token, bits and bytes what the\n"
+    "packed cache takes with everything counted, kept the positions in 16 bits,\n"
+    "mean over layers and windows. tokens is the number of scored predictions.\n"
+    "\n"
+    "Whole-window (default): every position attends to the quantized window.\n"
+    "--stream P: P tokens of prefill attend to unquantized keys and values and the\n"
+    "keep set comes from them; the others go one by one through the packed cache,\n"
+    "and only their predictions are scored.\n"
+    "\n"
+    "--join eot[:N]: passages (separated by empty lines; at most N tokens of each)\n"
+    "are joined by the end-of-text token. --chat: a JSON list of {role, content} in\n"
+    "the model's own chat template.";
+
+static int check(job *j, kv_error *err)
+{
+    if (!j->file == !j->chat)
+        return kv_fail(err, KV_FAIL_USAGE, "give either --file TEXT or --chat FILE");
+    if (j->join && j->chat)
+        return kv_fail(err, KV_FAIL_USAGE, "--join joins the passages of --file; a --chat has its"
+                       " own form");
+    if (j->join && j->bos_choice >= 0 && j->bos_choice != TM_BOS_NONE)
+        return kv_fail(err, KV_FAIL_USAGE, "--join eot implies --bos none: the end-of-text tokens"
+                       " stand where a BOS would");
+    if (cli_given("--recent") && !j->spec.stream)
+        return kv_fail(err, KV_FAIL_USAGE, "--recent: a whole window has no recent tokens; add"
+                       " --stream P");
+    return KV_OK;
+}
+
+int cmd_eval(int argc, char **argv)
+{
+    job j = {0};
+    int status;
+    const cli_option options[] = {
+        {"--file", CLI_STRING, &j.file, "F", NULL, 0, 0, "the text (UTF-8)"},
+        {"--ctx", CLI_INT, &j.spec.ctx, "N", "512", 2, 1 << 20, "tokens of a window"},
+        {"--windows", CLI_INT, &j.limit, "N", "(all)", 1, 1 << 28, "at most so many windows"},
+        {"--bos", CLI_CHOICE, &j.bos_choice, "each|first|none", "(each)", 0, 0,
+         "BOS in every window, before the first only, or nowhere"},
+        {"--stream", CLI_INT, &j.spec.stream, "P", "(whole-window)", 1, 1 << 20,
+         "prefill of P tokens, then one by one"},
+        {"--join", CLI_STRING, &j.join, "eot[:N]", NULL, 0, 0, "join passages, see below"},
+        {"--chat", CLI_STRING, &j.chat, "FILE", NULL, 0, 0, "a conversation instead of --file"},
+        {0}};
+    static const char *const examples[] = {
+        "kvsink eval model.gguf --file book.txt --windows 8 --keys 2:channel:32 "
+        "--values 2:token:32",
+        "kvsink eval model.gguf --file book.txt --keys 2:channel:32 --values 2:token:32 \\\n"
+        "         --keep kvsink:5 --profile profile.txt --json",
+        "kvsink eval model.gguf --file book.txt --stream 128 --recent 32 --cache kivi-2-like",
+        NULL};
+    const cli_command command = {"eval",
+                                 "Measure perplexity, KL divergence, bits and bytes of a cache"
+                                 " format.", "MODEL", CLI_SPECIAL | CLI_CACHE, options, details,
+                                 examples};
+    cli_common common;
+    kv_error err;
+    if (!cli_parse(&common, &command, argc, argv, &status)) return status;
+    if (check(&j, &err) || cli_cache_options(&j.cache, &common, &err) ||
+        session_open(&j.s, &common, &err)) return cli_fail(&command, &err);
+    if (run(&j, &err)) status = cli_fail(&command, &err);
+    else if (common.json) print_json(&j);
+    else print_text(&j);
+    tm_profile_free(&j.profile);
+    free(j.ids);
+    free(j.windows);
+    session_close(&j.s);
+    return status;
+}
