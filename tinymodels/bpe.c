@@ -65,7 +65,7 @@ static int listed(const char *list, const char *word)
 {
     size_t n = strlen(word);
     for (const char *at = list; at && *at; at = strchr(at, ' ') ? strchr(at, ' ') + 1 : NULL)
-        if (n > 0 && strncmp(at, word, n) == 0 && (at[n] == ' ' || at[n] == 0))
+        if (strcspn(at, " ") == n && strncmp(at, word, n) == 0)
             return 1;
     return 0;
 }
