@@ -23,6 +23,7 @@ from fractions import Fraction
 INFINITY = float("inf")
 NAN = float("nan")
 DIGITS = decimal.Context(prec=50, Emin=-999999, Emax=999999)
+decimal.setcontext(DIGITS)
 
 
 class Refused(Exception):

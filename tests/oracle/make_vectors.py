@@ -12,12 +12,20 @@ import sys
 
 sys.dont_write_bytecode = True
 
+import attention
+import cache
+import calibration
 import exact
+import fields
+import formats
 import halves
+import keep
 import packing
 import quantize
+import sinkmetric
+import transformer
 
-PIECES = (halves, packing, quantize)
+PIECES = (halves, packing, formats, quantize, keep, calibration, sinkmetric, cache, attention, transformer)
 HERE = os.path.dirname(os.path.abspath(__file__))
 VECTORS = os.path.join(os.path.dirname(HERE), "vectors")
 
@@ -26,6 +34,7 @@ def all_files():
     for piece in PIECES:
         for file in piece.files():
             yield file.name + ".json", file.text()
+    yield "schema.json", fields.schema_text()
 
 
 def compare_with_committed(wanted):

@@ -313,7 +313,7 @@ def add_random_cases(file, random, bits, axis, symmetric, group):
              ("32 tokens", [32, 1, 4], [7], along), ("33 tokens", [33, 1, 4], [0, 17, 32], along),
              ("37 tokens", [37, 2, 4 if bits == 2 else 2], [5, 6, 14, 34], along),
              ("129 tokens", [129, 1, 2], [64, 100], along)]
-    if axis == "token" and bits != 2:
+    if (axis == "token" or symmetric) and not (bits == 2 and group and not symmetric):
         plans = [plan for plan in plans if plan[0] in ("one token", "33 tokens", "37 tokens")]
     if axis == "channel" and group:
         plans += [("groups of 8", [19, 1, 2], [8, 9, 10, 11, 12, 13, 14, 15, 17], 8),
