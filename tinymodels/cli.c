@@ -16,7 +16,6 @@
 #include <unistd.h>
 
 #include "files.h"
-#include "profile.h"
 #include "threads.h"
 
 #ifndef KV_COMMIT
@@ -534,37 +533,13 @@ static int blame(const char *option, kv_error *err)
     return kv_fail(err, err->code, "%s: %.480s", option, text);
 }
 
-/* ids:learned becomes ids:0 with what follows it (layers, +decode), and then gets its list. */
-static int learned_rule(kv_keep_rule *rule, const char *rest, const char *profile, kv_error *err)
-{
-    char text[128];
-    kv_profile p;
-    snprintf(text, sizeof text, "ids:0%.100s", rest);
-    if (kv_keep_parse(rule, text, err)) return err->code;
-    if (!profile)
-        return kv_fail(err, KV_FAIL_USAGE,
-                       "ids:learned needs what 'kvsink calibrate' learned about the "
-                       "model; run it and name its output with --profile");
-    if (tm_profile_read(&p, profile, err)) return err->code;
-    int code = KV_OK;
-    if (p.n_ids > KV_LIST_MAX)
-        code = kv_fail(err, KV_FAIL_RUN, "%s: %d learned ids; at most %d can be used", profile,
-                       p.n_ids, KV_LIST_MAX);
-    rule->n_list = p.n_ids < KV_LIST_MAX ? p.n_ids : KV_LIST_MAX;
-    for (int i = 0; i < rule->n_list; i++) rule->list[i] = p.ids[i];
-    tm_profile_free(&p);
-    return code;
-}
-
 int cli_keep_rule(kv_keep_rule *rule, const char *text, const char *profile, kv_error *err)
 {
-    static const char learned[] = "ids:learned";
-    size_t n = strlen(learned);
-    int code;
-    if (strncmp(text, learned, n) == 0 && (!text[n] || strchr("/+", text[n])))
-        code = learned_rule(rule, text + n, profile, err);
-    else code = kv_keep_parse(rule, text, err);
-    return code ? blame("--keep", err) : KV_OK;
+    if (kv_keep_parse(rule, text, err)) return blame("--keep", err);
+    if ((rule->kind == KV_KEEP_KVSINK || rule->learned) && !profile)
+        return kv_fail(err, KV_FAIL_USAGE, "--keep %.100s needs what 'kvsink calibrate' learned about "
+                       "the model; run it and name its output with --profile", text);
+    return KV_OK;
 }
 
 int cli_cache_options(cli_cache *cache, const cli_common *common, kv_error *err)

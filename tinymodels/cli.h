@@ -140,8 +140,8 @@ typedef struct {
     const char *profile; /* path or NULL */
 } cli_cache;
 
-/* A KEEP. ids:learned takes the ids from the profile (NULL: none was given, an error naming
- * calibrate). kvsink: needs a profile as well, and says so when it is applied. */
+/* A KEEP. kvsink: and ids:learned need a profile (path, or NULL): without one that is an error which
+ * names calibrate, found before anything is computed. */
 int cli_keep_rule(kv_keep_rule *rule, const char *text, const char *profile, kv_error *err);
 
 /* Reads the CACHE options. A preset prints what it expands to (standard error). Whether formats

@@ -88,11 +88,6 @@ static int check_cache(job *j, kv_error *err)
         if (report_profile(&j->profile, &j->s, j->cache.profile, err)) return err->code;
         j->known = &j->profile;
     }
-    if (j->cache.keep.kind == KV_KEEP_KVSINK && !j->known)
-        return kv_fail(err, KV_FAIL_USAGE,
-                       "--keep %s needs what 'kvsink calibrate' learned about the "
-                       "model; run it and name its output with --profile",
-                       j->cache.keep_text);
     return KV_OK;
 }
 
@@ -141,7 +136,7 @@ static int step(job *j, int token, kv_error *err)
 {
     int past = tm_stream_tokens(j->stream);
     kv_run run = {.memory = tm_stream_memory(j->stream), .past = past, .position = past};
-    tm_promoter_watch(&j->promoter, &run, past);
+    tm_promoter_watch(&j->promoter, &run, past, token);
     if (session_run(&j->s, j->hidden, &run, &token, 1, err)) return err->code;
     return tm_promoter_check(&j->promoter, err);
 }

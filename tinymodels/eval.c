@@ -226,7 +226,7 @@ static int feed(evaluation *v, float *hidden, tm_stream *stream, tm_promoter *pr
         kv_run run = {.model = v->e->model, .backend = v->e->backend,
                       .memory = tm_stream_memory(stream), .past = t, .position = t,
                       .work = v->work};
-        if (promoter) tm_promoter_watch(promoter, &run, t);
+        if (promoter) tm_promoter_watch(promoter, &run, t, tokens[t]);
         int code = kv_forward(hidden + (size_t)t * (size_t)v->e->model->width, &run, tokens + t, 1,
                               err);
         if (!code && promoter) code = tm_promoter_check(promoter, err);

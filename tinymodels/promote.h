@@ -1,8 +1,8 @@
-/* Keep rules with +decode: sinks that are born while a model writes.
+/* Keep rules with +decode: tokens that are kept although a model writes them itself.
  *
  * The prompt's keep set is chosen when all its tokens are known. A generated token is judged alone, as
- * it passes: where its |h| at a stage reaches the profile's threshold, it is kept in the layers that the
- * rule gives to that stage. A tap sees h before later layers have stored the token, so it can be
+ * it passes: first:N by its position, ids: by its id, and kvsink: by its |h| at a stage, which must
+ * reach the profile's threshold. A tap sees h before later layers have stored the token, so it can be
  * kept there in time; layers that have stored it already (/all, ranges) keep it if it has not been
  * quantized. Ours, after the variant `decode` of the specification: K has no meaning for a token
  * alone, so kvsink:K and kvsink:auto both use the threshold. */
@@ -14,13 +14,15 @@
 #include "memory.h"
 
 typedef struct {
-    const kv_profile *profile;
+    int active;
+    const kv_profile *profile; /* or NULL */
     kv_keep_rule rule;
     tm_stream *stream;
-    tm_probe *probe; /* [n_stages] */
-    float *h;        /* [n_stages] of the token that is passing; 0: not seen yet */
-    kv_keep keep;    /* one token */
-    int position;
+    tm_probe *probe; /* [stages] */
+    float *h;        /* [stages][2] of the token that is passing, behind one that is nothing */
+    int stages;      /* that the rule looks at; 0 unless kvsink */
+    kv_keep keep;    /* of those two */
+    int position, token;
     kv_error err;    /* of what went wrong in a tap */
 } tm_promoter;
 
@@ -30,7 +32,7 @@ int tm_promoter_open(tm_promoter *p, const kv_model *m, const kv_keep_rule *rule
 void tm_promoter_close(tm_promoter *p);
 
 /* Before each pass of one token: sets tap, tap_self and tap_mask of the run. */
-void tm_promoter_watch(tm_promoter *p, kv_run *run, int position);
+void tm_promoter_watch(tm_promoter *p, kv_run *run, int position, int token);
 
 /* After the pass: KV_OK, or what went wrong. */
 int tm_promoter_check(const tm_promoter *p, kv_error *err);
