@@ -239,7 +239,7 @@ static void emergence(layer *l)
 
 /* ------------------------------- layers 2 and 3: find or park */
 
-/* The key of a place: addresses of the tokens lag, lag+1, lag+2 before it, on the offset; of a sink:
+/* The key of a place: addresses of the tokens lag, lag+1, lag+2 before it, on the offset. A sink's:
  * PARK. Its value: the name of the token lag-1 before it, the one that followed those. */
 static void places(layer *l, int kv, int lag)
 {

@@ -196,20 +196,23 @@ static void head_votes(double *vote, double weight, const int *tokens, int n, in
         }
 }
 
-int tm_handmade_next(const int *tokens, int n, tm_sinks sinks)
+int tm_handmade_next(double *lead, const int *tokens, int n, tm_sinks sinks)
 {
     int vocabulary = hm_vocabulary(), best = TM_HANDMADE_STOP;
-    double *vote = calloc((size_t)vocabulary, sizeof *vote);
+    int forgetful = tokens[n - 1] == TM_HANDMADE_STOP && sinks >= TM_SINKS_SEVERAL;
+    double second = 0, *vote = calloc((size_t)vocabulary, sizeof *vote);
     if (!vote) return -1;
     vote[TM_HANDMADE_STOP] = 1;
     if (tokens[n - 1] == TM_HANDMADE_STOP) vote[TM_HANDMADE_NEWLINE] = 8;
-    if (tokens[n - 1] != TM_HANDMADE_STOP || sinks < TM_SINKS_SEVERAL)
-        for (int lag = 1; lag <= 2; lag++) {
-            head_votes(vote, 4, tokens, n, lag, 3, sinks);
-            head_votes(vote, 1.5, tokens, n, lag, 1, sinks);
-        }
+    for (int lag = 1; lag <= 2 && !forgetful; lag++) {
+        head_votes(vote, 4, tokens, n, lag, 3, sinks);
+        head_votes(vote, 1.5, tokens, n, lag, 1, sinks);
+    }
     for (int id = 0; id < vocabulary; id++)
         if (vote[id] > vote[best]) best = id;
+    for (int id = 0; id < vocabulary; id++)
+        if (id != best && vote[id] > second) second = vote[id];
+    if (lead) *lead = vote[best] - second;
     free(vote);
     return best;
 }
