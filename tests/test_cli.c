@@ -412,8 +412,8 @@ Test(test_cli, bad_texts_and_arrays)
         {"$K generate m.gguf --prompt ''", 1, {"--prompt", "empty"}},
         {"$K generate m.gguf --prompt a --chat", 1, {"m.gguf", "chat template"}},
         {"$K generate m.gguf --prompt a -n 1000", 1, {"256"}},
-        {"$K eval m.gguf --file empty.txt", 1, {"empty.txt"}},
-        {"$K eval m.gguf --file latin.txt", 1, {"latin.txt", "UTF-8"}},
+        {"$K eval m.gguf --file empty.txt --ctx 64", 1, {"empty.txt"}},
+        {"$K eval m.gguf --file latin.txt --ctx 64", 1, {"latin.txt", "UTF-8"}},
         {"$K eval m.gguf --file short.txt --ctx 64", 1, {"64"}},
         {"$K eval m.gguf --file long.txt --ctx 300", 1, {"256"}},
         {"$K quantize absent.npy --format 2:channel:8 -o q", 1, {"absent.npy"}},
@@ -585,11 +585,11 @@ Test(test_cli, generate)
     free(first);
     run("$K generate m.gguf --prompt 'the cat' -n 4 --cache kivi-2-like --json");
     cr_expect(eq(int, status, 2), "token:32 does not divide a head of 8: %s", errors);
-    run("$K generate m.gguf --prompt 'the cat' -n 40 --keys 2:channel:4 --values 2:token:8 --recent 3 "
-        "--keep positions:0,2 --json");
+    run("$K generate m.gguf --prompt \"$(head -c 200 long.txt)\" -n 9 --keys 2:channel:16 --recent 3 "
+        "--values 2:token:8 --keep positions:0,2 --json");
     cr_assert(eq(int, status, 0), "%s", errors);
     root = json();
-    cr_expect(number(root, "bytes") < number(root, "bytes16"));
+    cr_expect(number(root, "bytes") < number(root, "bytes16"), "%s", out);
     cJSON_Delete(root);
 }
 
