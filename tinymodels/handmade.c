@@ -150,7 +150,8 @@ typedef struct {
     matrix embed, output;
     float *norm, rope[HEAD / 2];
     layer layer[LAYERS];
-    float *memory;
+    float *memory; /* all of the above */
+    size_t used;
 } model;
 
 static void set(matrix m, int row, int col, double w)
@@ -318,29 +319,36 @@ static void last_words(const model *m, layer *l)
 
 /* -------------------------------------------------------------- assembly */
 
-/* Where everything lies; with memory NULL only counts. */
-static size_t lay_out(model *m, float *memory)
+static float *take(model *m, int n)
 {
-    size_t used = 0;
-#define TAKE(n) (memory ? memory + used : NULL); used += (size_t)(n)
-#define MATRIX(w, r, c) (w).rows = (r); (w).cols = (c); (w).x = TAKE((r) * (c))
-    MATRIX(m->embed, m->vocabulary, WIDTH);
-    MATRIX(m->output, m->vocabulary, WIDTH);
-    m->norm = TAKE(WIDTH);
+    float *x = m->memory ? m->memory + m->used : NULL;
+    m->used += (size_t)n;
+    return x;
+}
+
+static matrix take_matrix(model *m, int rows, int cols)
+{
+    return (matrix){take(m, rows * cols), rows, cols};
+}
+
+/* Where everything lies in m->memory; while that is NULL it only counts. */
+static void lay_out(model *m)
+{
+    m->used = 0;
+    m->embed = take_matrix(m, m->vocabulary, WIDTH);
+    m->output = take_matrix(m, m->vocabulary, WIDTH);
+    m->norm = take(m, WIDTH);
     for (layer *l = m->layer; l < m->layer + LAYERS; l++) {
-        l->attn_norm = TAKE(WIDTH);
-        l->ffn_norm = TAKE(WIDTH);
-        MATRIX(l->q, HEADS * HEAD, WIDTH);
-        MATRIX(l->k, KV_HEADS * HEAD, WIDTH);
-        MATRIX(l->v, KV_HEADS * HEAD, WIDTH);
-        MATRIX(l->o, WIDTH, HEADS * HEAD);
-        MATRIX(l->gate, FFN, WIDTH);
-        MATRIX(l->up, FFN, WIDTH);
-        MATRIX(l->down, WIDTH, FFN);
+        l->attn_norm = take(m, WIDTH);
+        l->ffn_norm = take(m, WIDTH);
+        l->q = take_matrix(m, HEADS * HEAD, WIDTH);
+        l->k = take_matrix(m, KV_HEADS * HEAD, WIDTH);
+        l->v = take_matrix(m, KV_HEADS * HEAD, WIDTH);
+        l->o = take_matrix(m, WIDTH, HEADS * HEAD);
+        l->gate = take_matrix(m, FFN, WIDTH);
+        l->up = take_matrix(m, FFN, WIDTH);
+        l->down = take_matrix(m, WIDTH, FFN);
     }
-#undef MATRIX
-#undef TAKE
-    return used;
 }
 
 static void free_model(model *m)
@@ -356,12 +364,13 @@ static int new_model(model *m, kv_error *err)
     m->vocabulary = hm_vocabulary();
     m->address = malloc((size_t)m->vocabulary * HM_ADDRESS);
     m->name = malloc((size_t)m->vocabulary * HM_NAME);
-    m->memory = calloc(lay_out(m, NULL), sizeof *m->memory);
+    lay_out(m);
+    m->memory = calloc(m->used, sizeof *m->memory);
     if (!m->address || !m->name || !m->memory) {
         free_model(m);
         return kv_fail(err, KV_FAIL_RUN, "not enough memory for the hand-built model");
     }
-    lay_out(m, m->memory);
+    lay_out(m);
     return KV_OK;
 }
 

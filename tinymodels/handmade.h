@@ -65,8 +65,8 @@ const char *tm_handmade_verse_twice(void);
 
 /* The token that the model, undamaged, says after n >= 1 tokens, worked out from the rule above
  * and not from the weights. Where several tokens have followed, they share the vote. *lead (may be
- * NULL): votes by which the winner is ahead; a full stop for want of anything better has one vote, a
- * match of three tokens four. Not for TM_SINKS_NONE: without sinks to go to, heads that find
+ * NULL): votes by which the winner is ahead; a full stop for want of anything better has one vote,
+ * a match of three tokens four. Not for TM_SINKS_NONE: without sinks to go to, heads that find
  * nothing take what is most like it. No memory: -1. */
 int tm_handmade_next(double *lead, const int *tokens, int n, tm_sinks sinks);
 
