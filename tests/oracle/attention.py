@@ -1,13 +1,13 @@
 """Softmax and its two relatives, causal attention, decoding from a packed cache: SPEC B.4, C.4.
 
     softmax           p_j = e^{s_j} / sum e^{s}
-    softmax1          p_j = e^{s_j} / (1 + sum e^{s})          as if a key of logit 0 and value 0 were there
+    softmax1          p_j = e^{s_j} / (1 + sum e^{s})          a key of logit 0 and value 0
     learned sink      p_j = e^{s_j} / (e^{S} + sum e^{s})      S is not scaled by 1 / sqrt(D)
 
 Attention: query head h reads KV head floor(h / (H / Hk)); s_j = q.k_j / sqrt(D) over j <= i.
 Decoding: one query, newer than all rows, over what the cache gives back: kept and recent rows as
-binary16, the others as q * s + m.  All sums and exponentials here are decimals of 50 digits, so
-the expected values are right in every digit printed.
+they were stored (rounded on arrival), the others as q * s + m.  All sums and exponentials here are
+decimals of 50 digits, so the expected values are right in every digit printed.
 
 Tolerances are bounds, derived for an implementation that does everything in float32.  With
 u = 2**-24 and n = D + 8, a logit is off by at most d = n u max_j sum_c |q_c k_jc| / sqrt(D); each
@@ -19,25 +19,36 @@ from decimal import Decimal
 import math
 
 from cache import PLAIN, Sequence
-from exact import Random, big, bfloat16, exp, f32, half, root
+from exact import Random, big, exp, f32, root
 from quantize import planted, quantize_array
 from suite import VectorFile, abs_rel
 
 NOTES = {
-    "no-maximum-subtracted": "exp of large logits overflows float32 unless the maximum is subtracted first.",
+    "no-maximum-subtracted": (
+        "exp of large logits overflows float32 unless the maximum is subtracted first."
+    ),
     "plain-softmax": "Softmax1 or the learned sink is computed as plain softmax.",
-    "one-not-shifted": "The 1 of softmax1 is added after the maximum was subtracted, without e^{-m}.",
-    "maximum-below-zero": "Softmax1 needs max(0, max s): with all logits far below zero e^{-m} overflows.",
-    "sink-scaled": "The learned sink logit is scaled by 1 / sqrt(D) like the others; it must not be.",
+    "one-not-shifted": (
+        "The 1 of softmax1 is added after the maximum was subtracted, without e^{-m}."
+    ),
+    "maximum-below-zero": (
+        "Softmax1 needs max(0, max s): with all logits far below zero e^{-m} overflows."
+    ),
+    "sink-scaled": (
+        "The learned sink logit is scaled by 1 / sqrt(D) like the others; it must not be."
+    ),
     "not-causal": "A query sees keys that come after it.",
     "interleaved-heads": "Query head h reads KV head h mod Hk instead of floor(h / (H / Hk)).",
     "not-scaled": "The logits lack 1 / sqrt(D).",
     "kept-row-from-codes": "A kept row is read from its code 0 instead of from its 16-bit copy.",
     "kept-but-in-statistics": "The kept row still takes part in its group's minimum and maximum.",
-    "overwrite": "Kept rows are overwritten by zeros before the statistics instead of being left out of them.",
+    "overwrite": (
+        "Kept rows are overwritten by zeros before the statistics instead of being left out of "
+        "them."
+    ),
     "recent-ignored": "Rows that are not yet quantized are left out.",
     "minimum-ignored": "x^ = q * s, without the minimum.",
-    "recent-is-half": "Recent and kept rows are binary16, not float32.",
+    "rounded-on-arrival": "Rows are rounded to binary16 when they arrive, before anything else.",
     "several-sinks": "More than one row is kept.",
     "sink-not-first": "A kept row that is not at position 0.",
     "outlier-channel": "One channel of the keys is far larger than the others.",
@@ -45,7 +56,7 @@ NOTES = {
     "tie": "All logits are equal.",
     "not-quantized": "f16 or bf16 rows: nothing is kept or aged.",
 }
-UNIT = 2.0 ** -24
+UNIT = 2.0**-24
 
 
 def probabilities(logits, kind="softmax", sink=None, wrong=""):
@@ -70,22 +81,40 @@ def plain(values):
 
 def softmax_oracle(inputs, wrong=""):
     sink = big(inputs["sink"]) if "sink" in inputs else None
-    return {"p": plain(probabilities([big(s) for s in inputs["logits"]], inputs["kind"], sink, wrong))}
+    return {
+        "p": plain(probabilities([big(s) for s in inputs["logits"]], inputs["kind"], sink, wrong))
+    }
 
 
 def softmax_tolerance(inputs, out):
     spread = max(inputs["logits"] + [inputs.get("sink", 0.0)]) - min(inputs["logits"])
     relative = (min(spread, 104.0) + len(inputs["logits"]) + 8) * UNIT
-    return abs_rel(1e-7, relative, "float32: s - max is off by spread * 2^-24, the sum by n * 2^-24, a few more roundings")
+    return abs_rel(
+        1e-7,
+        relative,
+        "float32: s - max is off by spread * 2^-24, the sum by n * 2^-24, a few more roundings",
+    )
 
 
 def softmax_file():
-    file = VectorFile("softmax", "softmax", {}, softmax_oracle, NOTES,
-                      ["no-maximum-subtracted", "plain-softmax", "one-not-shifted", "maximum-below-zero"])
+    file = VectorFile(
+        "softmax",
+        "softmax",
+        {},
+        softmax_oracle,
+        NOTES,
+        ["no-maximum-subtracted", "plain-softmax", "one-not-shifted", "maximum-below-zero"],
+    )
     random = Random("softmax")
-    rows = [("one", [0.75], []), ("equal", [2.5] * 7, ["tie"]), ("random", random.many(33, random.noise, 2.0), []),
-            ("large", [1000.0, 999.0, 990.5, -1000.0], []), ("far below zero", [-500.0, -501.5, -502.0], []),
-            ("one stands out", [0.0] * 12 + [25.0], []), ("wide", [f32(k * 1.7 - 40) for k in range(31)], [])]
+    rows = [
+        ("one", [0.75], []),
+        ("equal", [2.5] * 7, ["tie"]),
+        ("random", random.many(33, random.noise, 2.0), []),
+        ("large", [1000.0, 999.0, 990.5, -1000.0], []),
+        ("far below zero", [-500.0, -501.5, -502.0], []),
+        ("one stands out", [0.0] * 12 + [25.0], []),
+        ("wide", [f32(k * 1.7 - 40) for k in range(31)], []),
+    ]
     for name, logits, flags in rows:
         for kind, sink in (("softmax", None), ("softmax1", None), ("sink", -1.25), ("sink", 3.5)):
             inputs = {"kind": kind, "logits": logits}
@@ -103,7 +132,7 @@ def softmax_file():
 
 def row_of(array, t, head, heads, size):
     first = (t * heads + head) * size
-    return array[first:first + size]
+    return array[first : first + size]
 
 
 def dot(a, b):
@@ -131,8 +160,15 @@ def attention_oracle(inputs, wrong=""):
             g = kv_head(h, heads, kv_heads, wrong)
             seen = range(tokens if wrong == "not-causal" else i + 1)
             sink = big(inputs["sink"][h]) if inputs["kind"] == "sink" else None
-            p, o = attend(row_of(inputs["q"], i, h, heads, size), [row_of(inputs["k"], t, g, kv_heads, size) for t in seen],
-                          [row_of(inputs["v"], t, g, kv_heads, size) for t in seen], size, inputs["kind"], sink, wrong)
+            p, o = attend(
+                row_of(inputs["q"], i, h, heads, size),
+                [row_of(inputs["k"], t, g, kv_heads, size) for t in seen],
+                [row_of(inputs["v"], t, g, kv_heads, size) for t in seen],
+                size,
+                inputs["kind"],
+                sink,
+                wrong,
+            )
             weights[h][i] = plain(p) + [0.0] * (tokens - len(p))
             out += plain(o)
     return {"rows": [v for head in weights for row in head for v in row], "out": out}
@@ -147,7 +183,7 @@ def bound(queries, keys, values, size, tokens):
 
 
 def rows(array, size):
-    return [array[i:i + size] for i in range(0, len(array), size)]
+    return [array[i : i + size] for i in range(0, len(array), size)]
 
 
 REASON = "float32 throughout: (2 d + 2 (T + 8) 2^-24) max(1, |v|), d the bound on a logit's error"
@@ -155,23 +191,44 @@ REASON = "float32 throughout: (2 d + 2 (T + 8) 2^-24) max(1, |v|), d the bound o
 
 def attention_tolerance(inputs, out):
     tokens, heads, kv_heads, size = inputs["shape"]
-    return abs_rel(bound(rows(inputs["q"], size), rows(inputs["k"], size), inputs["v"], size, tokens), 1e-6, REASON)
+    return abs_rel(
+        bound(rows(inputs["q"], size), rows(inputs["k"], size), inputs["v"], size, tokens),
+        1e-6,
+        REASON,
+    )
 
 
 def attention_file():
-    file = VectorFile("attention", "attention", {}, attention_oracle, NOTES,
-                      ["plain-softmax", "sink-scaled", "not-causal", "interleaved-heads", "not-scaled"])
-    for name, shape, kind, must in (("one token", [1, 2, 1, 4], "softmax", []),
-                                    ("four heads over two", [5, 4, 2, 4], "softmax", ["not-causal", "interleaved-heads", "not-scaled"]),
-                                    ("one KV head", [7, 3, 1, 2], "softmax", ["not-causal", "not-scaled"]),
-                                    ("as many KV heads", [4, 2, 2, 8], "softmax", ["not-causal"]),
-                                    ("softmax1", [5, 4, 2, 4], "softmax1", ["plain-softmax", "not-causal"]),
-                                    ("learned sinks", [5, 4, 2, 4], "sink", ["plain-softmax", "sink-scaled"])):
+    file = VectorFile(
+        "attention",
+        "attention",
+        {},
+        attention_oracle,
+        NOTES,
+        ["plain-softmax", "sink-scaled", "not-causal", "interleaved-heads", "not-scaled"],
+    )
+    for name, shape, kind, must in (
+        ("one token", [1, 2, 1, 4], "softmax", []),
+        (
+            "four heads over two",
+            [5, 4, 2, 4],
+            "softmax",
+            ["not-causal", "interleaved-heads", "not-scaled"],
+        ),
+        ("one KV head", [7, 3, 1, 2], "softmax", ["not-causal", "not-scaled"]),
+        ("as many KV heads", [4, 2, 2, 8], "softmax", ["not-causal"]),
+        ("softmax1", [5, 4, 2, 4], "softmax1", ["plain-softmax", "not-causal"]),
+        ("learned sinks", [5, 4, 2, 4], "sink", ["plain-softmax", "sink-scaled"]),
+    ):
         random = Random("attention " + name)
         tokens, heads, kv_heads, size = shape
-        inputs = {"kind": kind, "shape": shape, "q": random.many(tokens * heads * size, random.noise, 1.5),
-                  "k": random.many(tokens * kv_heads * size, random.noise, 1.5),
-                  "v": random.many(tokens * kv_heads * size, random.noise)}
+        inputs = {
+            "kind": kind,
+            "shape": shape,
+            "q": random.many(tokens * heads * size, random.noise, 1.5),
+            "k": random.many(tokens * kv_heads * size, random.noise, 1.5),
+            "v": random.many(tokens * kv_heads * size, random.noise),
+        }
         if kind == "sink":
             inputs["sink"] = random.many(heads, random.uniform, -2, 2)
         file.case(name, inputs, [], must, attention_tolerance)
@@ -180,29 +237,18 @@ def attention_file():
 
 def read_back(cache, side, wrong):
     """What the cache gives for every position of one side."""
-    text, rows = cache.formats[side], cache.rows[side]
-    if text in PLAIN:
-        narrow = {"f16": half, "bf16": bfloat16, "f32": f32}[text]
-        return [narrow(v) for v in rows]
-    width, area, kept = cache.heads * cache.size, cache.area[side], cache.kept()
-    inside = [p for p in kept if p < area]
-    back = []
-    if area:
-        codes, scales, minima, back = quantize_array(rows[:area * width], [area, cache.heads, cache.size], text, inside, wrong)
-    if wrong == "minimum-ignored" and area:
-        flat = [v for v in minima if v]
-        back = [v if p // width in inside else v - (flat[0] if flat else 0.0) for p, v in enumerate(back)]
-    if wrong == "kept-row-from-codes":
-        everything = quantize_array([0.0 if p // width in inside else v for p, v in enumerate(rows[:area * width])],
-                                    [area, cache.heads, cache.size], text, [], "")[3] if area else []
-        back = [everything[p] if p // width in inside else v for p, v in enumerate(back)]
-    tail = rows[area * width:]
-    return back + (tail if wrong == "recent-is-half" else [half(v) for v in tail])
+    text, stored, area = cache.formats[side], cache.rows[side], cache.area[side]
+    if area == 0:
+        return stored
+    shape = [area, cache.heads, cache.size]
+    first = area * cache.heads * cache.size
+    inside = [p for p in cache.kept() if p < area]
+    return quantize_array(stored[:first], shape, text, inside, wrong)[3] + stored[first:]
 
 
 def decode_oracle(inputs, wrong=""):
     kv_heads, size = inputs["shape"]
-    cache = Sequence(inputs, inputs["kept"], "")
+    cache = Sequence(inputs, inputs["kept"], wrong if wrong == "rounded-on-arrival" else "")
     cache.append(inputs["K"], inputs["V"])
     keys, values = read_back(cache, "keys", wrong), read_back(cache, "values", wrong)
     heads, out = inputs["heads"], []
@@ -210,8 +256,15 @@ def decode_oracle(inputs, wrong=""):
     seen = [t for t in range(cache.tokens) if t not in hidden] or [0]
     for h in range(heads):
         g = kv_head(h, heads, kv_heads, wrong)
-        _, o = attend(inputs["q"][h * size:(h + 1) * size], [row_of(keys, t, g, kv_heads, size) for t in seen],
-                      [row_of(values, t, g, kv_heads, size) for t in seen], size, "softmax", None, wrong)
+        _, o = attend(
+            inputs["q"][h * size : (h + 1) * size],
+            [row_of(keys, t, g, kv_heads, size) for t in seen],
+            [row_of(values, t, g, kv_heads, size) for t in seen],
+            size,
+            "softmax",
+            None,
+            wrong,
+        )
         out += plain(o)
     return {"out": out}
 
@@ -221,28 +274,50 @@ def decode_tolerance(inputs, out):
     cache = Sequence(inputs, inputs["kept"], "")
     cache.append(inputs["K"], inputs["V"])
     keys, values = rows(read_back(cache, "keys", ""), size), read_back(cache, "values", "")
-    return abs_rel(bound(rows(inputs["q"], size), keys, values, size, inputs["tokens"]), 1e-6, REASON)
+    return abs_rel(
+        bound(rows(inputs["q"], size), keys, values, size, inputs["tokens"]), 1e-6, REASON
+    )
 
 
 def decode_file(bits):
     name = "decode_%d" % bits if bits else "decode_plain"
-    file = VectorFile(name, "decode", {"bits": bits or 16}, decode_oracle, NOTES,
-                      ["interleaved-heads", "not-scaled", "kept-row-from-codes", "kept-but-in-statistics", "overwrite",
-                       "recent-ignored", "minimum-ignored", "recent-is-half"])
+    file = VectorFile(
+        name,
+        "decode",
+        {"bits": bits or 16},
+        decode_oracle,
+        NOTES,
+        [
+            "interleaved-heads",
+            "not-scaled",
+            "kept-row-from-codes",
+            "kept-but-in-statistics",
+            "overwrite",
+            "recent-ignored",
+            "minimum-ignored",
+            "rounded-on-arrival",
+        ],
+    )
     b = str(bits)
-    plans = [("four heads over two", 4, [2, 8], b + ":channel:8", b + ":token:4", 5, 23, [0, 6, 21]),
-             ("no kept rows", 2, [1, 8], b + ":channel:8", b + ":token:8", 0, 17, []),
-             ("symmetric", 6, [2, 4], b + ":channel:4:sym", b + ":token:4:sym", 3, 11, [2, 5]),
-             ("keys per token", 3, [1, 8], b + ":token:8", b + ":channel:4", 2, 13, [4]),
-             ("nothing quantized yet", 2, [1, 4], b + ":channel:32", b + ":token:4", 40, 9, [3]),
-             ("one token", 2, [1, 4], b + ":channel:32", b + ":token:4", 0, 1, [])]
+    plans = [
+        ("four heads over two", 4, [2, 8], b + ":channel:8", b + ":token:4", 5, 23, [0, 6, 21]),
+        ("no kept rows", 2, [1, 8], b + ":channel:8", b + ":token:8", 0, 17, []),
+        ("symmetric", 6, [2, 4], b + ":channel:4:sym", b + ":token:4:sym", 3, 11, [2, 5]),
+        ("keys per token", 3, [1, 8], b + ":token:8", b + ":channel:4", 2, 13, [4]),
+        ("nothing quantized yet", 2, [1, 4], b + ":channel:32", b + ":token:4", 40, 9, [3]),
+        ("one token", 2, [1, 4], b + ":channel:32", b + ":token:4", 0, 1, []),
+    ]
     if bits == 2:
         plans.append(("head size 64", 2, [1, 64], "2:channel:8", "2:token:32", 1, 12, [5]))
     if bits == 4:
         plans.append(("head size 64", 3, [1, 64], "4:channel:4", "4:token:64", 2, 9, [2, 3]))
     if not bits:
-        plans = [("f16", 4, [2, 8], "f16", "f16", 0, 9, []), ("bf16", 2, [1, 8], "bf16", "bf16", 0, 6, []),
-                 ("f32", 2, [1, 4], "f32", "f32", 0, 6, []), ("f16 keys", 2, [1, 4], "f16", "2:token:4", 2, 9, [3])]
+        plans = [
+            ("f16", 4, [2, 8], "f16", "f16", 0, 9, []),
+            ("bf16", 2, [1, 8], "bf16", "bf16", 0, 6, []),
+            ("f32", 2, [1, 4], "f32", "f32", 0, 6, []),
+            ("f16 keys", 2, [1, 4], "f16", "2:token:4", 2, 9, [3]),
+        ]
     for plan in plans:
         add_decode(file, name, *plan)
     return file
@@ -257,14 +332,26 @@ def add_decode(file, seed, name, heads, shape, keys, values, recent, tokens, kep
     q = random.many(heads * size, random.noise)
     for h in range(heads):
         q[h * size + 1] = f32(round(q[h * size + 1] / 64, 3))
-    inputs = {"keys": keys, "values": values, "recent": recent, "shape": shape, "heads": heads, "tokens": tokens,
-              "kept": kept, "K": k, "V": v, "q": q}
+    inputs = {
+        "keys": keys,
+        "values": values,
+        "recent": recent,
+        "shape": shape,
+        "heads": heads,
+        "tokens": tokens,
+        "kept": kept,
+        "K": k,
+        "V": v,
+        "q": q,
+    }
     flags = ["outlier-channel"] if outlier else []
     flags += ["no-sink"] if not kept else ["sink-not-first"] if any(kept) else []
     flags += ["several-sinks"] if len(kept) > 1 else []
     flags += ["not-quantized"] if keys in PLAIN else []
-    must = {"four heads over two": ["interleaved-heads", "kept-row-from-codes", "recent-ignored"],
-            "head size 64": ["kept-row-from-codes", "minimum-ignored"]}.get(name, [])
+    must = {
+        "four heads over two": ["interleaved-heads", "kept-row-from-codes", "recent-ignored"],
+        "head size 64": ["kept-row-from-codes", "minimum-ignored"],
+    }.get(name, [])
     if name == "four heads over two" and seed in ("decode_2", "decode_3"):
         must += ["minimum-ignored", "kept-but-in-statistics"]
     file.case(name, inputs, flags, must, decode_tolerance)

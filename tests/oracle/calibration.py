@@ -21,20 +21,35 @@ from keep import oracle as keep_oracle
 from suite import VectorFile, abs_rel
 
 MISTAKES = {
-    "embedding-is-a-layer": "The embedding counts as the layer before the first, so an outlier that is already in the "
-                            "embedding does not rise at layer 0.",
-    "end-of-rise": "The stage is the last layer of the run of doublings, not the first one that passes.",
+    "embedding-is-a-layer": (
+        "The embedding counts as the layer before the first, so an outlier that is already in the "
+        "embedding does not rise at layer 0."
+    ),
+    "end-of-rise": (
+        "The stage is the last layer of the run of doublings, not the first one that passes."
+    ),
     "dissipation": "A large write of opposite sign that cancels the outlier is taken for a stage.",
     "thousand-times": "1000 times the median is demanded instead of 300 times.",
     "majority": "One prompt is enough instead of more than half of them.",
     "geometric-mean": "The threshold is the arithmetic mean of the two sides of the gap.",
     "sign": "The largest H is taken instead of the largest |H|.",
-    "gap-in-upper-half": "The largest ratio is searched among all values; a value near zero then makes the gap.",
-    "pooled-gap": "One gap is searched among the tokens of all prompts together, instead of one in each prompt.",
-    "ids-first": "Position 0 counts as an occurrence, so a word that happens to come first is learned.",
-    "ids-half": "An id that was a sink only once is learned, although most of its occurrences were not.",
+    "gap-in-upper-half": (
+        "The largest ratio is searched among all values; a value near zero then makes the gap."
+    ),
+    "pooled-gap": (
+        "One gap is searched among the tokens of all prompts together, instead of one in each "
+        "prompt."
+    ),
+    "ids-first": (
+        "Position 0 counts as an occurrence, so a word that happens to come first is learned."
+    ),
+    "ids-half": (
+        "An id that was a sink only once is learned, although most of its occurrences were not."
+    ),
     "weak": "A model that never reaches 100 has no stages, instead of letting the ratio decide.",
-    "largest-channel": "With several candidate channels in a layer the first is taken, not the largest.",
+    "largest-channel": (
+        "With several candidate channels in a layer the first is taken, not the largest."
+    ),
     "channel": "Prediction reads another channel than the stage's.",
     "layer": "Prediction reads the layer after the stage's.",
 }
@@ -47,7 +62,11 @@ DESCRIPTIONS = {
 }
 
 NOTES = dict(MISTAKES, **DESCRIPTIONS)
-TOLERANCE = abs_rel(0.0, 1e-6, "medians, means and square roots in double; room for one float32 rounding of the result")
+TOLERANCE = abs_rel(
+    0.0,
+    1e-6,
+    "medians, means and square roots in double; room for one float32 rounding of the result",
+)
 
 
 def median(values):
@@ -60,7 +79,10 @@ def hidden(prompt, width):
     """H[layer + 1][token][channel] of one prompt."""
     tokens = len(prompt["ids"])
     flat, step = prompt["H"], tokens * width
-    return [[flat[i + t * width:i + (t + 1) * width] for t in range(tokens)] for i in range(0, len(flat), step)]
+    return [
+        [flat[i + t * width : i + (t + 1) * width] for t in range(tokens)]
+        for i in range(0, len(flat), step)
+    ]
 
 
 def stages_of_prompt(h, width, wrong=""):
@@ -86,11 +108,17 @@ def stages_of_prompt(h, width, wrong=""):
                 doubles, goes_on = True, False
             if wrong == "end-of-rise":
                 goes_on = False
-            large = (weak or m >= 100) and m >= (1000 if wrong == "thousand-times" else 300) * middle
+            large = (weak or m >= 100) and m >= (
+                1000 if wrong == "thousand-times" else 300
+            ) * middle
             if doubles and not goes_on and large:
                 candidates.append(c)
         if candidates:
-            best = candidates[0] if wrong == "largest-channel" else max(candidates, key=lambda c: (peak[layer + 1][c], -c))
+            best = (
+                candidates[0]
+                if wrong == "largest-channel"
+                else max(candidates, key=lambda c: (peak[layer + 1][c], -c))
+            )
             value = [row[best] for row in h[layer + 1] if size(row[best]) == peak[layer + 1][best]]
             out.append((layer, best, 1 if value[0] > 0 else -1))
     return out, weak
@@ -129,17 +157,34 @@ def oracle(inputs, wrong=""):
     for (layer, channel), signs in sorted(votes.items()):
         if 2 * len(signs) <= len(prompts) and wrong != "majority":
             continue
-        showing = [h for h, (stages, _) in zip(arrays, found) if (layer, channel) in [stage[:2] for stage in stages]]
+        showing = [
+            h
+            for h, (stages, _) in zip(arrays, found)
+            if (layer, channel) in [stage[:2] for stage in stages]
+        ]
         rows = [sorted((abs(row[channel]) for row in h[layer + 1]), reverse=True) for h in showing]
         pooled = sorted((v for row in rows for v in row), reverse=True)
-        threshold = middle_threshold([cut(row, wrong) for row in ([pooled] if wrong == "pooled-gap" else rows)])
+        threshold = middle_threshold(
+            [cut(row, wrong) for row in ([pooled] if wrong == "pooled-gap" else rows)]
+        )
         for chosen, h in zip(sinks, arrays):
             chosen.update(t for t, row in enumerate(h[layer + 1]) if abs(row[channel]) >= threshold)
-        out.append({"layer": layer, "channel": channel, "sign": 1 if sum(signs) > 0 else -1,
-                    "medianAtSinks": median_or_zero([v for v in pooled if v >= threshold]),
-                    "medianElsewhere": median_or_zero([v for v in pooled if v < threshold]),
-                    "threshold": threshold, "prompts": len(signs)})
-    return {"weak": all(weak for _, weak in found), "stages": out, "learned": learned(prompts, sinks, wrong)}
+        out.append(
+            {
+                "layer": layer,
+                "channel": channel,
+                "sign": 1 if sum(signs) > 0 else -1,
+                "medianAtSinks": median_or_zero([v for v in pooled if v >= threshold]),
+                "medianElsewhere": median_or_zero([v for v in pooled if v < threshold]),
+                "threshold": threshold,
+                "prompts": len(signs),
+            }
+        )
+    return {
+        "weak": all(weak for _, weak in found),
+        "stages": out,
+        "learned": learned(prompts, sinks, wrong),
+    }
 
 
 def learned(prompts, sinks, wrong):
@@ -150,7 +195,11 @@ def learned(prompts, sinks, wrong):
                 continue
             seen[token] = seen.get(token, 0) + 1
             sunk[token] = sunk.get(token, 0) + (t in chosen)
-    return sorted(t for t in seen if (sunk[t] > 0 if wrong == "ids-half" else sunk[t] > 0 and 2 * sunk[t] >= seen[t]))
+    return sorted(
+        t
+        for t in seen
+        if (sunk[t] > 0 if wrong == "ids-half" else sunk[t] > 0 and 2 * sunk[t] >= seen[t])
+    )
 
 
 def prompt_with(random, tokens, layers, width, writes, ids, noise=0.2):
@@ -173,12 +222,19 @@ def prompt_with(random, tokens, layers, width, writes, ids, noise=0.2):
 
 def calibration_cases():
     """name, layers, width, list of (writes, ids), flags, demanded flags."""
-    ids = [[1, 20, 21, 5, 22, 23, 5, 24], [1, 25, 26, 27, 5, 20, 28], [1, 29, 5, 30, 31, 32, 33, 34, 5]]
+    ids = [
+        [1, 20, 21, 5, 22, 23, 5, 24],
+        [1, 25, 26, 27, 5, 20, 28],
+        [1, 29, 5, 30, 31, 32, 33, 34, 5],
+    ]
     rare = ids[:2] + [[1, 29, 5, 30, 5, 5, 33, 34, 5]]
     delimiters = [[3, 6], [4], [2, 8]]
 
     def sinks(value_first, value_other):
-        return [dict([(0, value_first - k)] + [(t, value_other + 3 * k) for t in where]) for k, where in enumerate(delimiters)]
+        return [
+            dict([(0, value_first - k)] + [(t, value_other + 3 * k) for t in where])
+            for k, where in enumerate(delimiters)
+        ]
 
     one = [{(1, 4): s} for s in sinks(-320.0, -900.0)]
     two = [{(0, 2): {0: 150.0}, (2, 5): s} for s in sinks(-300.0, -700.0)]
@@ -189,45 +245,122 @@ def calibration_cases():
     twins = [{(1, 6): s, (1, 2): {t: -v / 2 for t, v in s.items()}} for s in sinks(-420.0, -820.0)]
     middling = [{(1, 4): {0: 130.0}} for _ in range(3)]
     split = [dict(one[0]), dict(one[1]), {(3, 0): {0: 500.0}}]
-    return [("one stage", 4, 8, one, ids, ["several-sinks", "sink-not-first"],
-             ["sign", "geometric-mean", "pooled-gap", "ids-first"], 0.2),
-            ("two stages", 4, 8, two, ids, ["several-stages", "several-sinks"], ["sign"], 0.2),
-            ("a rise over two layers", 4, 8, run, ids, [], ["end-of-rise"], 0.1),
-            ("dissipation", 5, 8, fades, ids, ["several-sinks"], ["dissipation"], 0.2),
-            ("weak model", 4, 8, weak, ids, ["several-sinks"], ["weak"], 0.1),
-            ("no stage", 4, 8, [{}, {}, {}], ids, ["no-sink"], [], 0.2),
-            ("outlier in the embedding", 4, 8, embedding, ids, ["several-sinks"], [], 0.2),
-            ("constant outlier from the embedding", 3, 8, [{(-1, 3): {0: 280.0}}] * 3, ids, ["no-sink"],
-             ["embedding-is-a-layer"], 0.2),
-            ("two channels in one layer", 4, 8, twins, ids, ["several-sinks"], ["largest-channel"], 0.2),
-            ("between 300 and 1000 times", 4, 8, middling, ids, [], ["thousand-times"], 0.3),
-            ("one prompt of three disagrees", 4, 8, split, rare, ["several-sinks"], ["majority", "ids-half"], 0.2)]
+    return [
+        (
+            "one stage",
+            4,
+            8,
+            one,
+            ids,
+            ["several-sinks", "sink-not-first"],
+            ["sign", "geometric-mean", "pooled-gap", "ids-first"],
+            0.2,
+        ),
+        ("two stages", 4, 8, two, ids, ["several-stages", "several-sinks"], ["sign"], 0.2),
+        ("a rise over two layers", 4, 8, run, ids, [], ["end-of-rise"], 0.1),
+        ("dissipation", 5, 8, fades, ids, ["several-sinks"], ["dissipation"], 0.2),
+        ("weak model", 4, 8, weak, ids, ["several-sinks"], ["weak"], 0.1),
+        ("no stage", 4, 8, [{}, {}, {}], ids, ["no-sink"], [], 0.2),
+        ("outlier in the embedding", 4, 8, embedding, ids, ["several-sinks"], [], 0.2),
+        (
+            "constant outlier from the embedding",
+            3,
+            8,
+            [{(-1, 3): {0: 280.0}}] * 3,
+            ids,
+            ["no-sink"],
+            ["embedding-is-a-layer"],
+            0.2,
+        ),
+        (
+            "two channels in one layer",
+            4,
+            8,
+            twins,
+            ids,
+            ["several-sinks"],
+            ["largest-channel"],
+            0.2,
+        ),
+        ("between 300 and 1000 times", 4, 8, middling, ids, [], ["thousand-times"], 0.3),
+        (
+            "one prompt of three disagrees",
+            4,
+            8,
+            split,
+            rare,
+            ["several-sinks"],
+            ["majority", "ids-half"],
+            0.2,
+        ),
+    ]
 
 
 def calibration_file():
-    file = VectorFile("calibration", "calibration", {}, oracle, NOTES,
-                      ["embedding-is-a-layer", "end-of-rise", "dissipation", "thousand-times", "majority", "geometric-mean",
-                       "sign", "gap-in-upper-half", "pooled-gap", "ids-first", "ids-half", "weak", "largest-channel"])
+    file = VectorFile(
+        "calibration",
+        "calibration",
+        {},
+        oracle,
+        NOTES,
+        [
+            "embedding-is-a-layer",
+            "end-of-rise",
+            "dissipation",
+            "thousand-times",
+            "majority",
+            "geometric-mean",
+            "sign",
+            "gap-in-upper-half",
+            "pooled-gap",
+            "ids-first",
+            "ids-half",
+            "weak",
+            "largest-channel",
+        ],
+    )
     for name, layers, width, writes, ids, flags, must, noise in calibration_cases():
         random = Random("calibration " + name)
-        prompts = [prompt_with(random, len(i), layers, width, w, i, noise) for w, i in zip(writes, ids)]
-        file.case(name, {"layers": layers, "width": width, "prompts": prompts}, flags, must, TOLERANCE)
+        prompts = [
+            prompt_with(random, len(i), layers, width, w, i, noise) for w, i in zip(writes, ids)
+        ]
+        file.case(
+            name, {"layers": layers, "width": width, "prompts": prompts}, flags, must, TOLERANCE
+        )
     near_zero(file)
     values = [0.1, 0.2, 0.3, 0.2, 0.1, 0.1, 0.2, 250.0, 0.3, 0.1]
-    file.case("one prompt of one token", {"layers": 1, "width": 5, "prompts": [{"ids": [7], "H": [f32(v) for v in values]}]},
-              [], [], TOLERANCE)
+    file.case(
+        "one prompt of one token",
+        {"layers": 1, "width": 5, "prompts": [{"ids": [7], "H": [f32(v) for v in values]}]},
+        [],
+        [],
+        TOLERANCE,
+    )
     return file
 
 
 def near_zero(file):
     """Many sinks and one value near zero: the lower half must not make the gap."""
     random = Random("near zero")
-    prompt = prompt_with(random, 10, 2, 8, {(0, 4): {0: 300.0, 1: 310.0, 2: 305.0}}, [1, 1, 1, 2, 3, 4, 5, 6, 7, 8], 0.3)
+    prompt = prompt_with(
+        random,
+        10,
+        2,
+        8,
+        {(0, 4): {0: 300.0, 1: 310.0, 2: 305.0}},
+        [1, 1, 1, 2, 3, 4, 5, 6, 7, 8],
+        0.3,
+    )
     for t in (3, 4, 5, 6, 7, 8):
         prompt["H"][1 * 80 + t * 8 + 4] = f32(0.4 + 0.01 * t)
     prompt["H"][1 * 80 + 9 * 8 + 4] = f32(1e-6)
-    file.case("a value near zero", {"layers": 2, "width": 8, "prompts": [prompt]}, ["several-sinks"],
-              ["gap-in-upper-half"], TOLERANCE)
+    file.case(
+        "a value near zero",
+        {"layers": 2, "width": 8, "prompts": [prompt]},
+        ["several-sinks"],
+        ["gap-in-upper-half"],
+        TOLERANCE,
+    )
 
 
 def parse_profile(text):
@@ -238,8 +371,16 @@ def parse_profile(text):
     stages, ids = [], []
     for words in lines[2:]:
         if words[0] == "stage":
-            stages.append({"layer": int(words[1]), "channel": int(words[2]), "sign": 1 if words[3] in ("+", "+1", "1") else -1,
-                           "medianAtSinks": float(words[4]), "medianElsewhere": float(words[5]), "threshold": float(words[6])})
+            stages.append(
+                {
+                    "layer": int(words[1]),
+                    "channel": int(words[2]),
+                    "sign": 1 if words[3] in ("+", "+1", "1") else -1,
+                    "medianAtSinks": float(words[4]),
+                    "medianElsewhere": float(words[5]),
+                    "threshold": float(words[6]),
+                }
+            )
         elif words[0] == "ids":
             ids = [int(word) for word in words[1:]]
     return stages, ids
@@ -254,10 +395,26 @@ def predict_oracle(inputs, wrong=""):
         layer = one["layer"] + (1 if wrong == "layer" and one["layer"] + 1 < layers else 0)
         channel = (one["channel"] + 1) % width if wrong == "channel" else one["channel"]
         rows.append([inputs["H"][(layer * tokens + t) * width + channel] for t in range(tokens)])
-    kept = keep_oracle({"keep": inputs["keep"], "tokens": tokens, "layers": layers, "ids": inputs["ids"], "stages": stages,
-                        "learned": ids, "h": [v for row in rows for v in row]})
-    listed = [{"layer": one["layer"], "channel": one["channel"], "positions": chosen, "h": [row[t] for t in chosen]}
-              for one, chosen, row in zip(stages, kept.get("stagePositions", []), rows)]
+    kept = keep_oracle(
+        {
+            "keep": inputs["keep"],
+            "tokens": tokens,
+            "layers": layers,
+            "ids": inputs["ids"],
+            "stages": stages,
+            "learned": ids,
+            "h": [v for row in rows for v in row],
+        }
+    )
+    listed = [
+        {
+            "layer": one["layer"],
+            "channel": one["channel"],
+            "positions": chosen,
+            "h": [row[t] for t in chosen],
+        }
+        for one, chosen, row in zip(stages, kept.get("stagePositions", []), rows)
+    ]
     return {"stages": listed, "layers": kept["layers"]}
 
 
@@ -274,11 +431,25 @@ def prediction_file():
     file = VectorFile("predict", "predict", {}, predict_oracle, NOTES, ["channel", "layer"])
     random = Random("predict")
     ids = [1, 40, 41, 42, 5, 43, 44, 45, 46, 5, 47, 48]
-    writes = {(0, 2): {0: 148.0}, (1, 2): {7: 90.0}, (2, 5): {4: -910.0, 9: -640.0, 0: -333.0}, (3, 6): {6: 100.0}}
-    h = prompt_with(random, 12, 5, 8, writes, ids)["H"][12 * 8:]
+    writes = {
+        (0, 2): {0: 148.0},
+        (1, 2): {7: 90.0},
+        (2, 5): {4: -910.0, 9: -640.0, 0: -333.0},
+        (3, 6): {6: 100.0},
+    }
+    h = prompt_with(random, 12, 5, 8, writes, ids)["H"][12 * 8 :]
     base = {"profile": PROFILE, "layers": 5, "width": 8, "ids": ids, "H": h}
-    for keep in ("kvsink:5", "kvsink:1@0", "kvsink:auto", "kvsink:auto@each/all", "kvsink:2@join", "kvsink:auto@0/1-3"):
-        file.case(keep, dict({"keep": keep}, **base), ["several-sinks", "sink-not-first"], ["channel"])
+    for keep in (
+        "kvsink:5",
+        "kvsink:1@0",
+        "kvsink:auto",
+        "kvsink:auto@each/all",
+        "kvsink:2@join",
+        "kvsink:auto@0/1-3",
+    ):
+        file.case(
+            keep, dict({"keep": keep}, **base), ["several-sinks", "sink-not-first"], ["channel"]
+        )
     empty = PROFILE.split("stage")[0]
     file.case("profile without stages", dict(base, keep="kvsink:5", profile=empty), ["no-sink"])
     return file

@@ -69,7 +69,7 @@ def small_float(x, precision, lowest, highest, rounding=round_even):
     quantum = max(exponent - precision, lowest)
     units = rounding(math.ldexp(x, -quantum))
     result = math.copysign(math.ldexp(abs(units), quantum), x)
-    return math.copysign(INFINITY, x) if abs(result) >= 2.0 ** highest else result
+    return math.copysign(INFINITY, x) if abs(result) >= 2.0**highest else result
 
 
 def half(x, rounding=round_even):
@@ -85,8 +85,8 @@ def half_bits(x):
         return sign | 0x7E00
     if math.isinf(x):
         return sign | 0x7C00
-    if x < 2.0 ** -14:
-        return sign | int(x * 2 ** 24)
+    if x < 2.0**-14:
+        return sign | int(x * 2**24)
     fraction, exponent = math.frexp(x)
     return sign | ((exponent + 14) << 10) | (int(fraction * 2048) - 1024)
 
@@ -133,7 +133,9 @@ def root(x):
     return DIGITS.sqrt(decimal.Decimal(x))
 
 
-PI = decimal.Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899")
+PI = decimal.Decimal(
+    "3.14159265358979323846264338327950288419716939937510582097494459230781640628620899"
+)
 
 
 def cos_sin(angle):
@@ -196,7 +198,9 @@ def rational_round(x, precision, lowest):
     if x == 0:
         return x
     size, quantum = abs(x), lowest
-    quantum = max(lowest, size.numerator.bit_length() - size.denominator.bit_length() - precision - 1)
+    quantum = max(
+        lowest, size.numerator.bit_length() - size.denominator.bit_length() - precision - 1
+    )
     while size >= Fraction(2) ** (quantum + precision):
         quantum += 1
     step = Fraction(2) ** quantum
@@ -206,7 +210,7 @@ def rational_round(x, precision, lowest):
 def self_test():
     """Two writings of every rounding agree on hard and on random inputs."""
     random = Random("self test")
-    samples = [65504.0, 65519.996, 2.0 ** -24, 2.0 ** -25, 2.0 ** -14, 0.1, 1 / 3, 2049.0, 2051.0]
+    samples = [65504.0, 65519.996, 2.0**-24, 2.0**-25, 2.0**-14, 0.1, 1 / 3, 2049.0, 2051.0]
     for _ in range(300):
         samples.append(random.fine(-1, 1) * 2.0 ** (random.below(38) - 22))
     for x in samples:
@@ -217,8 +221,12 @@ def self_test():
         assert half_from_bits(half_bits(h)) == h, x
         assert Fraction(bfloat16(x)) == rational_round(x, 8, -133), x
         y = f32(random.fine(0.5, 3.0))
-        for double, exact in ((x + y, Fraction(x) + Fraction(y)), (x - y, Fraction(x) - Fraction(y)),
-                              (x * y, Fraction(x) * Fraction(y)), (x / y, Fraction(x) / Fraction(y))):
+        for double, exact in (
+            (x + y, Fraction(x) + Fraction(y)),
+            (x - y, Fraction(x) - Fraction(y)),
+            (x * y, Fraction(x) * Fraction(y)),
+            (x / y, Fraction(x) / Fraction(y)),
+        ):
             assert Fraction(f32(double)) == rational_round(exact, 24, -149), (x, y)
     assert math.isinf(half(65520.0)) and half(65519.996) == 65504.0
     cosine, sine = cos_sin(decimal.Decimal(1000))

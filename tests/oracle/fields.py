@@ -37,12 +37,35 @@ TYPES = {
     "positions": listed(listed(whole(0))),
 }
 
-STAGE = {"layer": "count", "channel": "count", "sign": "int", "medianAtSinks": "number", "medianElsewhere": "number",
-         "threshold": "number"}
-STEP = {"tokens": "count", "keysQuantized": "count", "valuesQuantized": "count", "keysRecent": "counts",
-        "valuesRecent": "counts", "kept": "counts", "bytes": "count"}
-SIDE = {"Codes?": "codes", "Words?": "words", "Scale?": "halves", "Min?": "halves", "KeptRows?": "halves", "RecentRows?": "halves"}
-RESULT = dict({"steps": [STEP]}, **{side + name: kind for side in ("keys", "values") for name, kind in SIDE.items()})
+STAGE = {
+    "layer": "count",
+    "channel": "count",
+    "sign": "int",
+    "medianAtSinks": "number",
+    "medianElsewhere": "number",
+    "threshold": "number",
+}
+STEP = {
+    "tokens": "count",
+    "keysQuantized": "count",
+    "valuesQuantized": "count",
+    "keysRecent": "counts",
+    "valuesRecent": "counts",
+    "kept": "counts",
+    "bytes": "count",
+}
+SIDE = {
+    "Codes?": "codes",
+    "Words?": "words",
+    "Scale?": "halves",
+    "Min?": "halves",
+    "KeptRows?": "halves",
+    "RecentRows?": "halves",
+}
+RESULT = dict(
+    {"steps": [STEP]},
+    **{side + name: kind for side in ("keys", "values") for name, kind in SIDE.items()},
+)
 
 FIELDS = {
     "half": ({"x": "floats"}, {"bits": "halves", "back": "floats"}),
@@ -51,30 +74,125 @@ FIELDS = {
     "nan": ({"kind": "string", "floatBits": "words"}, {"isNan": "counts"}),
     "packing": ({"bits": "count", "groupLength": "count", "codes": "codes"}, {"words": "words"}),
     "layout": ({"format": "string", "shape": "counts", "codes": "codes"}, {"words": "words"}),
-    "format_grammar": ({"format": "string", "side": "string", "headSize": "count"},
-                       {"kind": "string", "bits": "count", "axis": "string", "group": "count", "symmetric": "bool"}),
-    "quantize": ({"format": "string", "shape": "counts", "x": "floats", "kept": "counts"},
-                 {"codes": "codes", "scaleShape": "counts", "scale": "halves", "min": "halves", "dequant": "floats"}),
+    "format_grammar": (
+        {"format": "string", "side": "string", "headSize": "count"},
+        {
+            "kind": "string",
+            "bits": "count",
+            "axis": "string",
+            "group": "count",
+            "symmetric": "bool",
+        },
+    ),
+    "quantize": (
+        {"format": "string", "shape": "counts", "x": "floats", "kept": "counts"},
+        {
+            "codes": "codes",
+            "scaleShape": "counts",
+            "scale": "halves",
+            "min": "halves",
+            "dequant": "floats",
+        },
+    ),
     "keep_grammar": ({"keep": "string"}, {"decode": "bool"}),
-    "keep": ({"keep": "string", "tokens": "count", "layers": "count", "ids": "counts", "stages?": [STAGE], "learned?": "counts",
-              "h?": "floats"},
-             {"layers": "positions", "decode": "bool", "stagePositions?": "positions", "stageCapBound?": "bools"}),
-    "calibration": ({"layers": "count", "width": "count", "prompts": [{"ids": "counts", "H": "floats"}]},
-                    {"weak": "bool", "stages": [dict(STAGE, prompts="count")], "learned": "counts"}),
-    "predict": ({"profile": "string", "layers": "count", "width": "count", "ids": "counts", "H": "floats", "keep": "string"},
-                {"stages": [{"layer": "count", "channel": "count", "positions": "counts", "h": "floats"}], "layers": "positions"}),
-    "sink_metric": ({"shape": "counts", "A": "floats", "eps": "floats", "set": "counts"},
-                    {"alpha": "floats", "sink": "floats", "mass": "floats"}),
-    "cache": ({"keys": "string", "values": "string", "recent": "count", "shape": "counts", "seal": "bool",
-               "sequences": [{"tokens": "count", "kept": "counts", "appends": "counts", "K": "floats", "V": "floats"}]},
-              {"sequences": [RESULT]}),
+    "keep": (
+        {
+            "keep": "string",
+            "tokens": "count",
+            "layers": "count",
+            "ids": "counts",
+            "stages?": [STAGE],
+            "learned?": "counts",
+            "h?": "floats",
+        },
+        {
+            "layers": "positions",
+            "decode": "bool",
+            "stagePositions?": "positions",
+            "stageCapBound?": "bools",
+        },
+    ),
+    "calibration": (
+        {"layers": "count", "width": "count", "prompts": [{"ids": "counts", "H": "floats"}]},
+        {"weak": "bool", "stages": [dict(STAGE, prompts="count")], "learned": "counts"},
+    ),
+    "predict": (
+        {
+            "profile": "string",
+            "layers": "count",
+            "width": "count",
+            "ids": "counts",
+            "H": "floats",
+            "keep": "string",
+        },
+        {
+            "stages": [
+                {"layer": "count", "channel": "count", "positions": "counts", "h": "floats"}
+            ],
+            "layers": "positions",
+        },
+    ),
+    "sink_metric": (
+        {"shape": "counts", "A": "floats", "eps": "floats", "set": "counts"},
+        {"alpha": "floats", "sink": "floats", "mass": "floats"},
+    ),
+    "cache": (
+        {
+            "keys": "string",
+            "values": "string",
+            "recent": "count",
+            "shape": "counts",
+            "seal": "bool",
+            "sequences": [
+                {
+                    "tokens": "count",
+                    "kept": "counts",
+                    "appends": "counts",
+                    "K": "floats",
+                    "V": "floats",
+                }
+            ],
+        },
+        {"sequences": [RESULT]},
+    ),
     "softmax": ({"kind": "string", "logits": "floats", "sink?": "number"}, {"p": "floats"}),
-    "attention": ({"kind": "string", "shape": "counts", "q": "floats", "k": "floats", "v": "floats", "sink?": "floats"},
-                  {"rows": "floats", "out": "floats"}),
-    "decode": ({"keys": "string", "values": "string", "recent": "count", "shape": "counts", "heads": "count", "tokens": "count",
-                "kept": "counts", "K": "floats", "V": "floats", "q": "floats"}, {"out": "floats"}),
+    "attention": (
+        {
+            "kind": "string",
+            "shape": "counts",
+            "q": "floats",
+            "k": "floats",
+            "v": "floats",
+            "sink?": "floats",
+        },
+        {"rows": "floats", "out": "floats"},
+    ),
+    "decode": (
+        {
+            "keys": "string",
+            "values": "string",
+            "recent": "count",
+            "shape": "counts",
+            "heads": "count",
+            "tokens": "count",
+            "kept": "counts",
+            "K": "floats",
+            "V": "floats",
+            "q": "floats",
+        },
+        {"out": "floats"},
+    ),
     "rmsnorm": ({"x": "floats", "weight": "floats", "eps": "number"}, {"y": "floats"}),
-    "rope": ({"pairing": "string", "base": "number", "shape": "counts", "positions": "counts", "x": "floats"}, {"y": "floats"}),
+    "rope": (
+        {
+            "pairing": "string",
+            "base": "number",
+            "shape": "counts",
+            "positions": "counts",
+            "x": "floats",
+        },
+        {"y": "floats"},
+    ),
     "swiglu": ({"gate": "floats", "up": "floats"}, {"y": "floats"}),
 }
 
@@ -84,28 +202,65 @@ def schema_of(kind):
         return {"$ref": "#/definitions/" + kind}
     if isinstance(kind, list):
         return listed(schema_of(kind[0]))
-    return {"type": "object", "required": [name for name in kind if not name.endswith("?")], "additionalProperties": False,
-            "properties": {name.rstrip("?"): schema_of(inner) for name, inner in kind.items()}}
+    return {
+        "type": "object",
+        "required": [name for name in kind if not name.endswith("?")],
+        "additionalProperties": False,
+        "properties": {name.rstrip("?"): schema_of(inner) for name, inner in kind.items()},
+    }
 
 
-COMPARE = {"anyOf": [
-    {"type": "object", "required": ["kind"], "additionalProperties": False, "properties": {"kind": {"enum": ["exact"]}}},
-    {"type": "object", "required": ["kind", "abs", "rel", "reason"], "additionalProperties": False,
-     "properties": {"kind": {"enum": ["abs_rel"]}, "abs": {"type": "number", "minimum": 0},
-                    "rel": {"type": "number", "minimum": 0}, "reason": {"type": "string"}}}]}
+COMPARE = {
+    "anyOf": [
+        {
+            "type": "object",
+            "required": ["kind"],
+            "additionalProperties": False,
+            "properties": {"kind": {"enum": ["exact"]}},
+        },
+        {
+            "type": "object",
+            "required": ["kind", "abs", "rel", "reason"],
+            "additionalProperties": False,
+            "properties": {
+                "kind": {"enum": ["abs_rel"]},
+                "abs": {"type": "number", "minimum": 0},
+                "rel": {"type": "number", "minimum": 0},
+                "reason": {"type": "string"},
+            },
+        },
+    ]
+}
 
-TOP = {"type": "object", "required": ["format", "piece", "parameters", "notes", "numberOfCases", "cases"],
-       "additionalProperties": False,
-       "properties": {"format": {"enum": [FORMAT]}, "piece": {"enum": list(FIELDS)}, "parameters": {"type": "object"},
-                      "notes": {"type": "object", "additionalProperties": {"type": "string"}},
-                      "numberOfCases": {"type": "integer", "minimum": 1},
-                      "cases": listed({"type": "object", "required": ["id", "flags", "in", "compare"],
-                                       "additionalProperties": False,
-                                       "properties": {"id": {"type": "string"}, "flags": listed({"type": "string"}),
-                                                      "in": {"type": "object"}, "out": {"type": "object"},
-                                                      "error": {"enum": ["run", "usage"]}, "reason": {"type": "string"},
-                                                      "compare": {"$ref": "#/definitions/compare"}},
-                                       "oneOf": [{"required": ["out"]}, {"required": ["error", "reason"]}]})}}
+TOP = {
+    "type": "object",
+    "required": ["format", "piece", "parameters", "notes", "numberOfCases", "cases"],
+    "additionalProperties": False,
+    "properties": {
+        "format": {"enum": [FORMAT]},
+        "piece": {"enum": list(FIELDS)},
+        "parameters": {"type": "object"},
+        "notes": {"type": "object", "additionalProperties": {"type": "string"}},
+        "numberOfCases": {"type": "integer", "minimum": 1},
+        "cases": listed(
+            {
+                "type": "object",
+                "required": ["id", "flags", "in", "compare"],
+                "additionalProperties": False,
+                "properties": {
+                    "id": {"type": "string"},
+                    "flags": listed({"type": "string"}),
+                    "in": {"type": "object"},
+                    "out": {"type": "object"},
+                    "error": {"enum": ["run", "usage"]},
+                    "reason": {"type": "string"},
+                    "compare": {"$ref": "#/definitions/compare"},
+                },
+                "oneOf": [{"required": ["out"]}, {"required": ["error", "reason"]}],
+            }
+        ),
+    },
+}
 
 
 def piece_schema(piece):
@@ -118,7 +273,17 @@ def piece_schema(piece):
 def schema_text():
     """One piece a line: long, but a change of one piece is a change of one line."""
     head = ['"$schema": "http://json-schema.org/draft-07/schema#"', '"title": ' + flat(FORMAT)]
-    types = ",\n".join(flat(name) + ": " + flat(kind) for name, kind in dict(TYPES, compare=COMPARE).items())
+    types = ",\n".join(
+        flat(name) + ": " + flat(kind) for name, kind in dict(TYPES, compare=COMPARE).items()
+    )
     head += [flat(word) + ": " + flat(value) for word, value in TOP.items()]
     pieces = ",\n".join(flat(piece_schema(piece)) for piece in FIELDS)
-    return "{\n" + ",\n".join(head) + ',\n"definitions": {\n' + types + '\n},\n"oneOf": [\n' + pieces + "\n]\n}\n"
+    return (
+        "{\n"
+        + ",\n".join(head)
+        + ',\n"definitions": {\n'
+        + types
+        + '\n},\n"oneOf": [\n'
+        + pieces
+        + "\n]\n}\n"
+    )

@@ -13,14 +13,30 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 VECTORS = os.path.join(os.path.dirname(HERE), "vectors")
 LIMIT = 1500000
-KNOWN = {"$schema", "title", "type", "required", "properties", "additionalProperties", "items", "enum", "minimum",
-         "maximum", "anyOf", "oneOf", "definitions", "$ref"}
+KNOWN = {
+    "$schema",
+    "title",
+    "type",
+    "required",
+    "properties",
+    "additionalProperties",
+    "items",
+    "enum",
+    "minimum",
+    "maximum",
+    "anyOf",
+    "oneOf",
+    "definitions",
+    "$ref",
+}
 PYTHON = {"object": dict, "array": list, "string": str, "boolean": bool}
 
 
 def has_type(value, name):
     if name in ("integer", "number"):
-        return isinstance(value, int if name == "integer" else (int, float)) and not isinstance(value, bool)
+        return isinstance(value, int if name == "integer" else (int, float)) and not isinstance(
+            value, bool
+        )
     return isinstance(value, PYTHON[name])
 
 
@@ -35,10 +51,19 @@ def violations(value, schema, where, root):
         return ["%s: %s expected" % (where, schema["type"])]
     if "enum" in schema and value not in schema["enum"]:
         out.append("%s: %r is none of %r" % (where, value, schema["enum"]))
-    if "minimum" in schema and value < schema["minimum"] or "maximum" in schema and value > schema["maximum"]:
+    if (
+        "minimum" in schema
+        and value < schema["minimum"]
+        or "maximum" in schema
+        and value > schema["maximum"]
+    ):
         out.append("%s: %r is out of range" % (where, value))
     if isinstance(value, dict):
-        out += ["%s: field '%s' is missing" % (where, name) for name in schema.get("required", []) if name not in value]
+        out += [
+            "%s: field '%s' is missing" % (where, name)
+            for name in schema.get("required", [])
+            if name not in value
+        ]
         properties, others = schema.get("properties", {}), schema.get("additionalProperties", True)
         for name, item in value.items():
             if name in properties:
@@ -52,7 +77,9 @@ def violations(value, schema, where, root):
             out += violations(item, schema["items"], "%s[%d]" % (where, i), root)
     for word in ("anyOf", "oneOf"):
         if word in schema:
-            passing = sum(1 for choice in schema[word] if not violations(value, choice, where, root))
+            passing = sum(
+                1 for choice in schema[word] if not violations(value, choice, where, root)
+            )
             if passing == 0 or (word == "oneOf" and passing > 1):
                 out.append("%s: matches %d of the choices of %s" % (where, passing, word))
     return out
@@ -73,12 +100,20 @@ def size_violations(piece, case, where):
         wanted = [(given["x"], product(given["shape"]), "x")]
         if out:
             size = product(out["scaleShape"])
-            wanted += [(out["scale"], size, "scale"), (out["min"], size, "min"),
-                       (out["codes"], len(given["x"]), "codes"), (out["dequant"], len(given["x"]), "dequant")]
+            wanted += [
+                (out["scale"], size, "scale"),
+                (out["min"], size, "min"),
+                (out["codes"], len(given["x"]), "codes"),
+                (out["dequant"], len(given["x"]), "dequant"),
+            ]
     elif piece == "sink_metric":
         layers, heads, tokens, _ = given["shape"]
-        wanted = [(given["A"], product(given["shape"]), "A"), (out["alpha"], layers * heads * tokens, "alpha"),
-                  (out["sink"], len(given["eps"]) * tokens, "sink"), (out["mass"], layers * heads, "mass")]
+        wanted = [
+            (given["A"], product(given["shape"]), "A"),
+            (out["alpha"], layers * heads * tokens, "alpha"),
+            (out["sink"], len(given["eps"]) * tokens, "sink"),
+            (out["mass"], layers * heads, "mass"),
+        ]
     elif piece == "keep" and "stages" in given:
         wanted = [(given["h"], len(given["stages"]) * given["tokens"], "h")]
         wanted += [(out["layers"], given["layers"], "layers")] if out else []
@@ -88,15 +123,30 @@ def size_violations(piece, case, where):
             wanted += [(one["K"], size, "K"), (one["V"], size, "V")]
     elif piece == "decode":
         size = given["tokens"] * product(given["shape"])
-        wanted = [(given["K"], size, "K"), (given["V"], size, "V"), (out["out"], len(given["q"]), "out")]
-    return ["%s: %s has %d elements, %d expected" % (where, name, len(array), n) for array, n, name in wanted if len(array) != n]
+        wanted = [
+            (given["K"], size, "K"),
+            (given["V"], size, "V"),
+            (out["out"], len(given["q"]), "out"),
+        ]
+    return [
+        "%s: %s has %d elements, %d expected" % (where, name, len(array), n)
+        for array, n, name in wanted
+        if len(array) != n
+    ]
 
 
 def file_violations(name, data):
     out = []
     if data["numberOfCases"] != len(data["cases"]):
-        out.append("%s: numberOfCases is %d, there are %d" % (name, data["numberOfCases"], len(data["cases"])))
-    if not (name[:-5] == data["piece"] or name.startswith(data["piece"] + "_") or data["piece"] in ("decode_bits", "nan")):
+        out.append(
+            "%s: numberOfCases is %d, there are %d"
+            % (name, data["numberOfCases"], len(data["cases"]))
+        )
+    if not (
+        name[:-5] == data["piece"]
+        or name.startswith(data["piece"] + "_")
+        or data["piece"] in ("decode_bits", "nan")
+    ):
         out.append("%s: the name does not begin with its piece '%s'" % (name, data["piece"]))
     seen, used = set(), set()
     for case in data["cases"]:

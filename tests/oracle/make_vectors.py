@@ -25,7 +25,18 @@ import quantize
 import sinkmetric
 import transformer
 
-PIECES = (halves, packing, formats, quantize, keep, calibration, sinkmetric, cache, attention, transformer)
+PIECES = (
+    halves,
+    packing,
+    formats,
+    quantize,
+    keep,
+    calibration,
+    sinkmetric,
+    cache,
+    attention,
+    transformer,
+)
 HERE = os.path.dirname(os.path.abspath(__file__))
 VECTORS = os.path.join(os.path.dirname(HERE), "vectors")
 
@@ -65,8 +76,12 @@ def write(wanted):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Write the test vectors, or check the committed ones.")
-    parser.add_argument("--check", action="store_true", help="compare with the committed files, change nothing")
+    parser = argparse.ArgumentParser(
+        description="Write the test vectors, or check the committed ones."
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="compare with the committed files, change nothing"
+    )
     arguments = parser.parse_args()
     exact.self_test()
     wanted = dict(all_files())

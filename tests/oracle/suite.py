@@ -62,9 +62,14 @@ class VectorFile:
         used = sorted({flag for case in self.cases for flag in case["flags"]})
         identities = [case["id"] for case in self.cases]
         assert len(set(identities)) == len(identities), self.name
-        whole = {"format": FORMAT, "piece": self.piece, "parameters": self.parameters,
-                 "notes": {flag: self.notes[flag] for flag in used},
-                 "numberOfCases": len(self.cases), "cases": self.cases}
+        whole = {
+            "format": FORMAT,
+            "piece": self.piece,
+            "parameters": self.parameters,
+            "notes": {flag: self.notes[flag] for flag in used},
+            "numberOfCases": len(self.cases),
+            "cases": self.cases,
+        }
         return dump(whole, 0) + "\n"
 
 
@@ -149,7 +154,9 @@ def flat(value):
 
 def has_big_parts(value):
     """A dictionary holding lists or dictionaries is broken over lines, one key a line."""
-    return isinstance(value, dict) and any(isinstance(v, (dict, list, tuple)) for v in value.values())
+    return isinstance(value, dict) and any(
+        isinstance(v, (dict, list, tuple)) for v in value.values()
+    )
 
 
 def dump(value, depth):
@@ -161,5 +168,7 @@ def dump(value, depth):
         body = [inner + string(k) + ": " + flat(v) for k, v in value.items()]
         return "{\n" + ",\n".join(body) + "\n" + pad + "}" if value else "{}"
     if isinstance(value, (list, tuple)) and any(has_big_parts(item) for item in value):
-        return "[\n" + ",\n".join(inner + dump(item, depth + 1) for item in value) + "\n" + pad + "]"
+        return (
+            "[\n" + ",\n".join(inner + dump(item, depth + 1) for item in value) + "\n" + pad + "]"
+        )
     return flat(value)
