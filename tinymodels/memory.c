@@ -92,15 +92,6 @@ static void requantize_row(const job *j, float *x, const float *s, const float *
     j->w->kernels->requantize(x, s, m, (float)lowest, (float)(lowest + (1 << j->f->bits) - 1), n);
 }
 
-/* Whether binary16 can hold n numbers; they stay as they are. */
-static int holds(const float *x, size_t n)
-{
-    int bad = 0;
-    for (size_t i = 0; i < n; i++)
-        bad |= !(fabsf(x[i]) < 65520);
-    return !bad;
-}
-
 static void channel_piece(void *arg, int task, int worker)
 {
     const job *j = arg;
@@ -114,15 +105,13 @@ static void channel_piece(void *arg, int task, int worker)
     const float *from = j->from + (size_t)first * row + c;
     for (int t = 0; t < n; t++) {
         memcpy(x + (size_t)t * row, from + (size_t)t * row, (size_t)width * sizeof *x);
-        if (!holds(x + (size_t)t * row, (size_t)width))
-            j->bad[task] = 1;
+        if (j->w->kernels->round_half(x + (size_t)t * row, x + (size_t)t * row, (size_t)width))
+            j->bad[task] = 1; /* rounded on arrival, as in the packed cache */
     }
     j->w->kernels->range_columns(lo, hi, x, j->w->flags + first, row, n, width);
     scale_and_minimum(j->w->kernels, j->f, lo, hi, width);
     for (int t = 0; t < n; t++, x += row)
-        if (j->w->flags[first + t])
-            j->w->kernels->round_half(x, x, (size_t)width);
-        else
+        if (!j->w->flags[first + t])
             requantize_row(j, x, hi, lo, width);
 }
 
@@ -150,11 +139,9 @@ static void token_piece(void *arg, int task, int worker)
     for (int t = task * ROWS; t < (task + 1) * ROWS && t < j->n; t++) {
         float *x = j->x + (size_t)t * (size_t)row;
         memcpy(x, j->from + (size_t)t * (size_t)row, (size_t)row * sizeof *x);
-        if (!holds(x, (size_t)row))
+        if (j->w->kernels->round_half(x, x, (size_t)row))
             j->bad[task] = 1;
-        if (j->w->flags[t])
-            j->w->kernels->round_half(x, x, (size_t)row);
-        else
+        if (!j->w->flags[t])
             token_row(j, x, group, row);
     }
 }

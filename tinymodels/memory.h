@@ -3,8 +3,8 @@
  * tm_window, whole-window use. Every forward pass is one window: the keys and values of all its
  * tokens are quantized at once, per layer, and every query attends to what comes back
  * from the codes, its own token's included: the published simulations. What attention reads is
- * kv_quantize of the window's arrays bit for bit (keys of a `pre` format are rotated afterwards),
- * made by all threads.
+ * what a sealed packed cache gives back, bit for bit: kv_quantize of the window's arrays rounded to
+ * binary16 (keys of a `pre` format are rotated afterwards), made by all threads.
  *
  * tm_stream, one sequence over time. First a prefill of any number of passes, which attends to
  * unquantized keys and values; then the keep set is known (predictors need the prefill) and
