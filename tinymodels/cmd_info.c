@@ -75,7 +75,9 @@ static void read_facts(facts *f, const gguf *file)
     f->ffn = number(f, "feed_forward_length");
     f->heads = number(f, "attention.head_count");
     f->kv_heads = number(f, "attention.head_count_kv");
-    if (f->kv_heads < 0) f->kv_heads = f->heads;
+    char key[2 * TEXT_MAX];
+    snprintf(key, sizeof key, "%s.attention.head_count_kv", f->arch);
+    if (!gguf_key_find(file, key)) f->kv_heads = f->heads; /* said, but not as one number: unknown */
     f->head_size = number(f, "attention.key_length");
     if (f->head_size < 0 && f->heads > 0 && f->width > 0) f->head_size = f->width / f->heads;
     f->context = number(f, "context_length");
@@ -219,7 +221,10 @@ static void print_sizes(const facts *f)
     line("layers", f->layers, "");
     line("width", f->width, " channels");
     line("feed-forward", f->ffn, " channels");
-    if (f->heads >= 0)
+    if (f->heads >= 0 && f->kv_heads < 0)
+        printf("%-16s %d query heads; KV heads differ from layer to layer\n", "attention",
+               (int)f->heads);
+    else if (f->heads >= 0)
         printf("%-16s %d query heads over %d KV heads of size %d%s\n", "attention", (int)f->heads,
                (int)f->kv_heads, (int)f->head_size, f->heads == f->kv_heads ? "" : " (grouped)");
     if (f->rope_dims > 0)
