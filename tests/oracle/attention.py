@@ -209,12 +209,8 @@ def attention_file():
     )
     for name, shape, kind, must in (
         ("one token", [1, 2, 1, 4], "softmax", []),
-        (
-            "four heads over two",
-            [5, 4, 2, 4],
-            "softmax",
-            ["not-causal", "interleaved-heads", "not-scaled"],
-        ),
+        ("four heads over two", [5, 4, 2, 4], "softmax", ["not-causal", "interleaved-heads",
+         "not-scaled"]),
         ("one KV head", [7, 3, 1, 2], "softmax", ["not-causal", "not-scaled"]),
         ("as many KV heads", [4, 2, 2, 8], "softmax", ["not-causal"]),
         ("softmax1", [5, 4, 2, 4], "softmax1", ["plain-softmax", "not-causal"]),

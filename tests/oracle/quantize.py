@@ -301,17 +301,12 @@ def special_groups(bits, symmetric):
     top = 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
     small_top = f32(1.49 * top * tiny)
     third = f32(1 / 3)
+    turn = -1 if symmetric else 1
     return [
         ("tie", tie_group(bits, symmetric)),
         ("constant", [0.0 if symmetric else third] * 8),
         ("nearly constant", [f32(0.25 * top * tiny * k / 7) for k in range(8)]),
-        (
-            "subnormal scale",
-            [
-                f32((-1) ** k * small_top * k / 7) if symmetric else f32(small_top * k / 7)
-                for k in range(8)
-            ],
-        ),
+        ("subnormal scale", [f32(turn**k * small_top * k / 7) for k in range(8)]),
         ("far from zero", [f32(1000.3 + 0.9 * k / 7) for k in range(8)]),
         ("scale not a half", [f32(math.ldexp(third, k % 3) * (1 + k) - 1.7) for k in range(8)]),
         ("negative only", [f32(-5.1 - 0.37 * k) for k in range(8)]),

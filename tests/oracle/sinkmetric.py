@@ -87,16 +87,8 @@ def files():
     random = Random("sink metric")
     plans = [
         ("first key", 2, 3, 9, [{0: 30}, {0: 4}, {0: 1}], [0], [], []),
-        (
-            "a key in mid-sequence",
-            2,
-            2,
-            11,
-            [{4: 25}, {0: 8, 4: 12}],
-            [0, 4],
-            ["sink-not-first", "several-sinks"],
-            ["column-mean", "mass-of-visible", "layers-only"],
-        ),
+        ("a key in mid-sequence", 2, 2, 11, [{4: 25}, {0: 8, 4: 12}], [0, 4], ["sink-not-first",
+         "several-sinks"], ["column-mean", "mass-of-visible", "layers-only"]),
         ("no sink", 1, 2, 12, [{}], [], ["no-sink"], ["column-mean"]),
         ("one token", 1, 1, 1, [{}], [0], [], ["strictly-above"]),
         ("set of all keys", 1, 2, 5, [{0: 3}], [0, 1, 2, 3, 4], [], []),
