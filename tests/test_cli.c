@@ -21,6 +21,7 @@
 
 #include "files.h"
 #include "gguf.h"
+#include "handmade.h"
 #include "npy.h"
 #include "tiny.h"
 
@@ -649,4 +650,42 @@ Test(test_cli, learned_ids_come_from_the_profile)
         {"$K generate m.gguf --prompt a --keep kvsink:5 --profile absent.txt", 1, {"absent.txt"}},
     };
     REFUSALS(list);
+}
+
+/* ------------------------------------------------------ the hand-built model */
+
+/* Does generate say what the demo says, under this rule? */
+static int says_expected(const tm_handmade_demo *d, const char *rule)
+{
+    char line[400];
+    snprintf(line, sizeof line, "$K generate hand.gguf --prompt \"$(cat prompt.txt)\" -n %d --keys %s "
+             "--values %s --keep %s --profile hand.txt --json", d->n, d->keys, d->values, rule);
+    run(line);
+    cr_assert(eq(int, status, 0), "%s", errors);
+    cJSON *root = json();
+    int same = strcmp(get(root, "text")->valuestring, d->expected) == 0;
+    cJSON_Delete(root);
+    return same;
+}
+
+/* The story of the project, end to end: calibrate on one text, then continue another with a 2-bit
+ * cache. Rules that miss the sinks break the text, rules that keep them do not. */
+Test(test_cli, a_two_bit_cache_breaks_on_sinks_and_survives_when_they_are_kept)
+{
+    for (int kind = 0; kind < TM_SINKS_KINDS; kind++) {
+        const tm_handmade_demo *d = tm_handmade_demo_of((tm_sinks)kind);
+        const tm_handmade_options options = {(tm_sinks)kind};
+        kv_error err = {0, ""};
+        cr_assert(eq(int, tm_handmade_write("hand.gguf", &options, &err), 0), "%s", err.text);
+        say("prompt.txt", d->prompt);
+        say("verse.txt", tm_handmade_verse_twice());
+        run("$K calibrate hand.gguf --file verse.txt -o hand.txt");
+        cr_assert(eq(int, status, 0), "%s", errors);
+        for (int right = 0; right < 2; right++) {
+            char rules[200];
+            snprintf(rules, sizeof rules, "%s", right ? d->right : d->broken);
+            for (char *rule = strtok(rules, " "); rule; rule = strtok(NULL, " "))
+                cr_expect(eq(int, says_expected(d, rule), right), "%s, --keep %s: %s", d->name, rule, out);
+        }
+    }
 }
