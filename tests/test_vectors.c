@@ -2,6 +2,7 @@
  * belong to a piece below; one that nobody answers for is a failure. */
 #include <glob.h>
 
+#include "profile.h"
 #include "vectors.h"
 
 /* ---- halves ---------------------------------------------------------------------------------- */
@@ -141,6 +142,26 @@ static int quantize(cJSON *out, const cJSON *in, const cJSON *parameters, kv_err
     return KV_OK;
 }
 
+static int format_grammar(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
+{
+    (void)parameters;
+    static const char *const plain[] = {[KV_F16] = "f16", [KV_BF16] = "bf16", [KV_F32] = "f32"};
+    kv_format f;
+    kv_shape s = {1, 1, vec_int(in, "headSize")};
+    int bad = kv_format_parse(&f, vec_text(in, "format"), err);
+    if (!bad)
+        bad = kv_format_check(&f, s, !strcmp(vec_text(in, "side"), "values"), err);
+    if (bad)
+        return bad;
+    cJSON_AddStringToObject(out, "kind", f.kind == KV_INT ? "integer" : plain[f.kind]);
+    const char *axis = f.axis == KV_PER_TOKEN ? "token" : "channel";
+    cJSON_AddNumberToObject(out, "bits", f.bits);
+    cJSON_AddStringToObject(out, "axis", f.kind == KV_INT ? axis : "none");
+    cJSON_AddNumberToObject(out, "group", f.group);
+    cJSON_AddBoolToObject(out, "symmetric", f.symmetric);
+    return KV_OK;
+}
+
 /* The canonical order of packed words: what a cache holds after codes were put into it. Here the
  * words are built group by group with the layout that ref/kv.h states. */
 static int layout(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
@@ -168,11 +189,500 @@ static int layout(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error
     return KV_OK;
 }
 
+/* ---- sink metric ----------------------------------------------------------------------------- */
+
+static int sink_metric(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
+{
+    (void)parameters, (void)err;
+    int n_set, *shape = vec_ints(in, "shape", NULL), *set = vec_ints(in, "set", &n_set);
+    int heads = shape[0] * shape[1], T = shape[3];
+    int n_eps = cJSON_GetArraySize(vec_item(in, "eps"));
+    float *rows = vec_floats(in, "A", NULL);
+    const cJSON *level = vec_item(in, "eps")->child; /* 0.3 as a double, not as a float32 */
+    double *alpha = calloc((size_t)heads * T + 1, sizeof *alpha);
+    double *share = calloc((size_t)n_eps * T + 1, sizeof *share);
+    double *mass = calloc((size_t)heads + 1, sizeof *mass);
+    for (int h = 0; h < heads; h++) {
+        kv_sink_alpha(alpha + (size_t)h * T, rows + (size_t)h * T * T, T);
+        mass[h] = kv_sink_mass(rows + (size_t)h * T * T, T, set, n_set);
+    }
+    for (int i = 0; i < n_eps; i++, level = level->next) {
+        kv_sink_share(share + (size_t)i * T, alpha, heads, T, level->valuedouble);
+        for (int k = 0; k < T; k++)
+            share[(size_t)i * T + k] /= 100; /* the oracle has shares, ref/ percent */
+    }
+    vec_add_doubles(out, "alpha", alpha, (size_t)heads * T);
+    vec_add_doubles(out, "sink", share, (size_t)n_eps * T);
+    vec_add_doubles(out, "mass", mass, (size_t)heads);
+    return KV_OK;
+}
+
+/* ---- calibration ----------------------------------------------------------------------------- */
+
+enum { STAGES = 16 };
+
+typedef struct {
+    int n, *ids;
+    float *H; /* [L+1][n][C] */
+} prompt;
+
+/* Stages of one prompt, from the maxima that a tap would collect. */
+static int find_stages(kv_stage *stage, int *weak, const prompt *p, int L, int C)
+{
+    float *peak = check_floats((size_t)(L + 1) * C), *median = check_floats((size_t)L + 1);
+    float *scratch = check_floats((size_t)p->n * C);
+    for (int l = 0; l <= L; l++) {
+        const float *H = p->H + (size_t)l * p->n * C;
+        kv_channel_peaks(peak + (size_t)l * C, H, p->n, C);
+        median[l] = kv_outliers(H, p->n, C, scratch).median;
+    }
+    return kv_stages_find(stage, weak, peak, median, L, C, STAGES);
+}
+
+static int shows(const kv_stage *found, int n, const kv_stage *s)
+{
+    for (int i = 0; i < n; i++)
+        if (found[i].layer == s->layer && found[i].channel == s->channel)
+            return 1;
+    return 0;
+}
+
+static float *channel_of(const prompt *p, const kv_stage *s, int C)
+{
+    float *h = check_floats((size_t)p->n);
+    for (int t = 0; t < p->n; t++)
+        h[t] = p->H[((size_t)(s->layer + 1) * p->n + t) * C + s->channel];
+    return h;
+}
+
+static void set_threshold(kv_stage *s, const prompt *p, int prompts, const kv_stage *found,
+                          const int *count, int C)
+{
+    double threshold[8];
+    int used = 0;
+    size_t n = 0;
+    float *pooled = check_floats(8 * 64);
+    for (int i = 0; i < prompts; i++) {
+        if (!shows(found + i * STAGES, count[i], s))
+            continue;
+        float *h = channel_of(&p[i], s, C);
+        for (int t = 0; t < p[i].n; t++)
+            pooled[n++] = h[t] = fabsf(h[t]);
+        threshold[used++] = kv_gap_threshold(h, (size_t)p[i].n);
+    }
+    kv_stage_threshold(s, threshold, used, pooled, n);
+}
+
+static void add_learned(cJSON *out, const kv_stage *s, int n, const prompt *p, int prompts, int C)
+{
+    cJSON *list = cJSON_AddArrayToObject(out, "learned");
+    for (int id = 0; id < 1000; id++) {
+        int seen = 0, sunk = 0;
+        for (int i = 0; i < prompts; i++)
+            for (int t = 1; t < p[i].n; t++) {
+                int is_sink = 0;
+                for (int j = 0; j < n; j++)
+                    is_sink |= fabsf(channel_of(&p[i], &s[j], C)[t]) >= s[j].threshold;
+                seen += p[i].ids[t] == id;
+                sunk += p[i].ids[t] == id && is_sink;
+            }
+        if (sunk > 0 && 2 * sunk >= seen)
+            cJSON_AddItemToArray(list, cJSON_CreateNumber(id));
+    }
+}
+
+static void add_stage(cJSON *list, const kv_stage *s)
+{
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddItemToArray(list, o);
+    cJSON_AddNumberToObject(o, "layer", s->layer);
+    cJSON_AddNumberToObject(o, "channel", s->channel);
+    cJSON_AddNumberToObject(o, "sign", s->sign);
+    cJSON_AddNumberToObject(o, "medianAtSinks", s->at_sinks);
+    cJSON_AddNumberToObject(o, "medianElsewhere", s->elsewhere);
+    cJSON_AddNumberToObject(o, "threshold", s->threshold);
+    cJSON_AddNumberToObject(o, "prompts", s->prompts);
+}
+
+static int calibration(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
+{
+    (void)parameters, (void)err;
+    int L = vec_int(in, "layers"), C = vec_int(in, "width"), prompts = 0, weak = 1;
+    kv_stage found[8 * STAGES], stage[STAGES];
+    prompt p[8];
+    int count[8];
+    const cJSON *item;
+    cJSON_ArrayForEach(item, vec_item(in, "prompts"))
+    {
+        int one_weak;
+        prompt *q = &p[prompts];
+        q->ids = vec_ints(item, "ids", &q->n);
+        q->H = vec_floats(item, "H", NULL);
+        count[prompts] = find_stages(found + prompts * STAGES, &one_weak, q, L, C);
+        weak &= one_weak;
+        prompts++;
+    }
+    int n = kv_stages_vote(stage, found, count, prompts, STAGES);
+    cJSON_AddBoolToObject(out, "weak", weak);
+    cJSON *list = cJSON_AddArrayToObject(out, "stages");
+    for (int i = 0; i < n; i++) {
+        set_threshold(&stage[i], p, prompts, found, count, C);
+        add_stage(list, &stage[i]);
+    }
+    add_learned(out, stage, n, p, prompts, C);
+    return KV_OK;
+}
+
+/* ---- keep sets and prediction ---------------------------------------------------------------- */
+
+static int keep_grammar(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
+{
+    (void)parameters;
+    kv_keep_rule r;
+    int bad = kv_keep_parse(&r, vec_text(in, "keep"), err);
+    if (!bad)
+        cJSON_AddBoolToObject(out, "decode", r.decode);
+    return bad;
+}
+
+static int stage_positions(int *position, int *capped, const kv_keep_rule *r, const kv_profile *p,
+                           const float *h, int T, int s)
+{
+    float *scratch = check_floats((size_t)T);
+    *capped = 0;
+    return r->k >= 0 ? kv_top_magnitudes(position, h + (size_t)s * T, T, r->k, scratch)
+                     : kv_above_threshold(position, capped, h + (size_t)s * T, T,
+                                          p->stage[s].threshold, scratch);
+}
+
+static int keep_layers(cJSON *out, const kv_keep_rule *r, const kv_keep_input *in, int L,
+                       kv_error *err)
+{
+    kv_keep keep = {L, in->T, calloc((size_t)L, sizeof(int)),
+                    calloc((size_t)L * (size_t)in->T, sizeof(int))};
+    int bad = kv_keep_build(&keep, NULL, r, in, err);
+    if (bad)
+        return bad;
+    cJSON *layers = cJSON_AddArrayToObject(out, "layers");
+    for (int l = 0; l < L; l++)
+        cJSON_AddItemToArray(layers, cJSON_CreateIntArray(keep.position + (size_t)l * in->T,
+                                                          keep.count[l]));
+    return KV_OK;
+}
+
+static int keep(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
+{
+    (void)parameters;
+    kv_keep_rule r;
+    kv_profile p = {0};
+    kv_stage stage[STAGES] = {{0}};
+    const cJSON *item;
+    int T = vec_int(in, "tokens"), L = vec_int(in, "layers");
+    if (vec_has(in, "stages")) {
+        cJSON_ArrayForEach(item, vec_item(in, "stages"))
+            stage[p.n_stages++] = (kv_stage){
+                vec_int(item, "layer"), vec_int(item, "channel"), vec_int(item, "sign"),
+                vec_item(item, "medianAtSinks")->valuedouble,
+                vec_item(item, "medianElsewhere")->valuedouble,
+                vec_item(item, "threshold")->valuedouble, 1};
+        p.ids = vec_ints(in, "learned", &p.n_ids);
+    }
+    p.stage = stage;
+    kv_keep_input k = {T, vec_ints(in, "ids", NULL), vec_has(in, "stages") ? &p : NULL,
+                       vec_has(in, "h") ? vec_floats(in, "h", NULL) : NULL,
+                       check_floats((size_t)T), calloc((size_t)T + 1, sizeof(int))};
+    int bad = kv_keep_parse(&r, vec_text(in, "keep"), err);
+    if (!bad)
+        bad = keep_layers(out, &r, &k, L, err);
+    if (bad)
+        return bad;
+    cJSON_AddBoolToObject(out, "decode", r.decode);
+    if (r.kind != KV_KEEP_KVSINK)
+        return KV_OK;
+    cJSON *sets = cJSON_AddArrayToObject(out, "stagePositions");
+    cJSON *bound = cJSON_AddArrayToObject(out, "stageCapBound");
+    for (int s = 0; s < p.n_stages; s++) {
+        int capped, n = stage_positions(k.found, &capped, &r, &p, k.h, T, s);
+        cJSON_AddItemToArray(sets, cJSON_CreateIntArray(k.found, n));
+        cJSON_AddItemToArray(bound, cJSON_CreateBool(capped));
+    }
+    return KV_OK;
+}
+
+static int predict(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
+{
+    (void)parameters;
+    kv_keep_rule r;
+    kv_profile p;
+    const char *text = vec_text(in, "profile");
+    int T, *ids = vec_ints(in, "ids", &T), L = vec_int(in, "layers"), C = vec_int(in, "width");
+    float *H = vec_floats(in, "H", NULL), *scratch = check_floats((size_t)T);
+    int *found = calloc((size_t)T + 1, sizeof *found), capped;
+    int bad = tm_profile_parse(&p, text, strlen(text), "profile", err);
+    if (!bad)
+        bad = kv_keep_parse(&r, vec_text(in, "keep"), err);
+    if (bad)
+        return bad;
+    float *h = check_floats((size_t)p.n_stages * T);
+    cJSON *stages = cJSON_AddArrayToObject(out, "stages");
+    for (int s = 0; s < p.n_stages; s++) {
+        const kv_stage *st = &p.stage[s];
+        for (int t = 0; t < T; t++)
+            h[s * T + t] = H[((size_t)st->layer * T + t) * C + st->channel];
+        int n = stage_positions(found, &capped, &r, &p, h, T, s);
+        cJSON *o = cJSON_CreateObject(), *values;
+        cJSON_AddItemToArray(stages, o);
+        cJSON_AddNumberToObject(o, "layer", st->layer);
+        cJSON_AddNumberToObject(o, "channel", st->channel);
+        cJSON_AddItemToObject(o, "positions", cJSON_CreateIntArray(found, n));
+        values = cJSON_AddArrayToObject(o, "h");
+        for (int i = 0; i < n; i++)
+            cJSON_AddItemToArray(values, cJSON_CreateNumber(h[s * T + found[i]]));
+    }
+    kv_keep_input k = {T, ids, &p, h, scratch, found};
+    return keep_layers(out, &r, &k, L, err);
+}
+
+/* ---- chapters 1 and 2 ------------------------------------------------------------------------ */
+
+static int softmax(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
+{
+    (void)parameters;
+    int n;
+    const char *kind = vec_text(in, "kind");
+    float *s = vec_floats(in, "logits", &n), *p = check_floats((size_t)n);
+    int bad = !strcmp(kind, "softmax")    ? kv_softmax(p, s, n, err)
+              : !strcmp(kind, "softmax1") ? kv_softmax1(p, s, n, err)
+              : kv_softmax_sink(p, NULL, s, (float)vec_number(vec_item(in, "sink")), n, err);
+    vec_add_floats(out, "p", p, (size_t)n);
+    return bad;
+}
+
+static int attention(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
+{
+    (void)parameters;
+    int *shape = vec_ints(in, "shape", NULL), T = shape[0];
+    kv_shape s = {shape[1], shape[2], shape[3]};
+    size_t n = (size_t)T * s.heads * s.head_size, m = (size_t)s.heads * T * T;
+    float *y = check_floats(n), *rows = check_floats(m), zero[64] = {0}, *sink = NULL;
+    if (!strcmp(vec_text(in, "kind"), "sink"))
+        sink = vec_floats(in, "sink", NULL);
+    if (!strcmp(vec_text(in, "kind"), "softmax1"))
+        sink = zero;
+    int bad = kv_attention(y, rows, vec_floats(in, "q", NULL), vec_floats(in, "k", NULL),
+                           vec_floats(in, "v", NULL), sink, s, 0, T, check_floats((size_t)T), err);
+    vec_add_floats(out, "rows", rows, m);
+    vec_add_floats(out, "out", y, n);
+    return bad;
+}
+
+static int rmsnorm(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
+{
+    (void)parameters, (void)err;
+    int n;
+    float *x = vec_floats(in, "x", &n), *y = check_floats((size_t)n);
+    kv_rmsnorm(y, x, vec_floats(in, "weight", NULL), vec_item(in, "eps")->valuedouble, n);
+    vec_add_floats(out, "y", y, (size_t)n);
+    return KV_OK;
+}
+
+static int rope(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
+{
+    (void)parameters, (void)err;
+    int *shape = vec_ints(in, "shape", NULL), *position = vec_ints(in, "positions", NULL), n;
+    kv_rope r = {shape[2], !strcmp(vec_text(in, "pairing"), "interleaved"),
+                 vec_item(in, "base")->valuedouble, 1, NULL};
+    float *x = vec_floats(in, "x", &n), *cs = check_floats((size_t)shape[2]);
+    for (int t = 0; t < shape[0]; t++) {
+        kv_rope_angles(cs, &r, position[t]);
+        kv_rope_rotate(x + (size_t)t * shape[1] * shape[2], cs, &r, shape[1], shape[2]);
+    }
+    vec_add_floats(out, "y", x, (size_t)n);
+    return KV_OK;
+}
+
+static int swiglu(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
+{
+    (void)parameters, (void)err;
+    int n;
+    float *gate = vec_floats(in, "gate", &n), *y = check_floats((size_t)n);
+    kv_swiglu(y, gate, vec_floats(in, "up", NULL), (size_t)n);
+    vec_add_floats(out, "y", y, (size_t)n);
+    return KV_OK;
+}
+
+/* ---- the cache ------------------------------------------------------------------------------- */
+
+static int open_cache(kv_cache *c, const cJSON *in, int heads, int tokens, int window,
+                      kv_error *err)
+{
+    int *shape = vec_ints(in, "shape", NULL);
+    kv_cache_spec spec = {.layers = 1, .shape = {heads ? heads : shape[0], shape[0], shape[1]},
+                          .recent = vec_int(in, "recent"), .capacity = tokens,
+                          .kept_capacity = tokens, .window = window};
+    int bad = kv_format_parse(&spec.keys, vec_text(in, "keys"), err);
+    if (!bad)
+        bad = kv_format_parse(&spec.values, vec_text(in, "values"), err);
+    return bad ? bad : kv_cache_init(c, &spec, malloc(kv_cache_size(&spec)), err);
+}
+
+static int is_kept(const kv_cache_layer *cl, int t)
+{
+    for (int i = 0; i < cl->n_kept; i++)
+        if (cl->position[i] == t)
+            return 1;
+    return 0;
+}
+
+static void add_recent(cJSON *out, const char *name, const kv_cache_layer *cl, const kv_store *st)
+{
+    cJSON *list = cJSON_AddArrayToObject(out, name);
+    int first = st->format.kind == KV_INT ? st->quantized : st->tokens; /* f16: none is "recent" */
+    for (int t = first; t < st->tokens; t++)
+        if (!is_kept(cl, t))
+            cJSON_AddItemToArray(list, cJSON_CreateNumber(t));
+}
+
+static cJSON *step_of(const kv_cache *c)
+{
+    const kv_cache_layer *cl = &c->layer[0];
+    cJSON *o = cJSON_CreateObject();
+    int k = cl->k.format.kind == KV_INT, v = cl->v.format.kind == KV_INT;
+    cJSON_AddNumberToObject(o, "tokens", cl->k.tokens);
+    cJSON_AddNumberToObject(o, "keysQuantized", cl->k.quantized);
+    cJSON_AddNumberToObject(o, "valuesQuantized", cl->v.quantized);
+    add_recent(o, "keysRecent", cl, &cl->k);
+    add_recent(o, "valuesRecent", cl, &cl->v);
+    cJSON_AddItemToObject(o, "kept", cJSON_CreateIntArray(cl->position, k || v ? cl->n_kept : 0));
+    cJSON_AddNumberToObject(o, "bytes", (double)kv_cache_bytes(c, 0).total);
+    return o;
+}
+
+/* Codes in the order of tokens, from the packed words. */
+static void add_codes(cJSON *out, const char *name, const kv_store *st)
+{
+    cJSON *list = cJSON_AddArrayToObject(out, name);
+    int row = st->shape.kv_heads * st->shape.head_size, channel = st->format.axis == KV_PER_CHANNEL;
+    kv_grouping g = kv_group_layout(&st->format, st->shape, st->capacity);
+    for (int t = 0; t < st->quantized; t++)
+        for (int i = 0; i < row; i++) {
+            int run = channel ? t / g.length : t, count = g.length;
+            if (channel && st->quantized - run * g.length < count)
+                count = st->quantized - run * g.length;
+            size_t full = (size_t)kv_packed_words(g.length, st->format.bits);
+            size_t one = (size_t)kv_packed_words(count, st->format.bits);
+            const uint32_t *w = st->words + (size_t)run * g.across * full +
+                                (size_t)(channel ? i : i / g.length) * one;
+            int j = channel ? t % g.length : i % g.length;
+            cJSON_AddItemToArray(list, cJSON_CreateNumber(kv_unpack(w, j, st->format.bits)));
+        }
+}
+
+static void add_store(cJSON *out, const char *which, const kv_cache_layer *cl, const kv_store *st)
+{
+    char name[32];
+    int coded = st->format.kind == KV_INT;
+    int row = st->shape.kv_heads * st->shape.head_size * (st->format.kind == KV_F32 ? 2 : 1);
+    size_t words = 0, groups = 0;
+    if (coded) {
+        kv_grouping g = kv_group_layout(&st->format, st->shape, st->capacity);
+        int channel = st->format.axis == KV_PER_CHANNEL, run = channel ? g.length : 1;
+        for (int t = 0; t < st->quantized; t += run, groups += (size_t)g.across) {
+            int count = !channel ? g.length : st->quantized - t < run ? st->quantized - t : run;
+            words += (size_t)g.across * (size_t)kv_packed_words(count, st->format.bits);
+        }
+        snprintf(name, sizeof name, "%sCodes", which);
+        add_codes(out, name, st);
+        snprintf(name, sizeof name, "%sWords", which);
+        vec_add_words(out, name, st->words, words);
+        snprintf(name, sizeof name, "%sScale", which);
+        vec_add_shorts(out, name, st->scale, groups);
+        uint16_t *zero = calloc(groups + 1, sizeof *zero); /* symmetric: no minimum is stored */
+        snprintf(name, sizeof name, "%sMin", which);
+        vec_add_shorts(out, name, st->format.symmetric ? zero : st->min, groups);
+        snprintf(name, sizeof name, "%sKeptRows", which);
+        vec_add_shorts(out, name, st->kept, (size_t)cl->n_kept * (size_t)row);
+        snprintf(name, sizeof name, "%sRecentRows", which);
+        vec_add_shorts(out, name, st->waiting, (size_t)st->n_waiting * (size_t)row);
+    }
+}
+
+static int run_sequence(cJSON *out, const cJSON *in, const cJSON *seq, kv_error *err)
+{
+    kv_cache c;
+    int T = vec_int(seq, "tokens"), n_kept, n, at = 0;
+    int *kept = vec_ints(seq, "kept", &n_kept), *appends = vec_ints(seq, "appends", &n);
+    int seal = cJSON_IsTrue(vec_item(in, "seal")), row;
+    float *k = vec_floats(seq, "K", NULL), *v = vec_floats(seq, "V", NULL);
+    int bad = open_cache(&c, in, 0, T, seal, err);
+    if (bad)
+        return bad;
+    cJSON *steps = cJSON_AddArrayToObject(out, "steps");
+    row = c.spec.shape.kv_heads * c.spec.shape.head_size;
+    for (int i = 0; i < n; i++) {
+        bad = kv_cache_append(&c, 0, k + (size_t)at * row, v + (size_t)at * row, kept, n_kept,
+                              appends[i], err);
+        at += appends[i];
+        if (bad)
+            return bad;
+        cJSON_AddItemToArray(steps, step_of(&c));
+    }
+    if (seal) {
+        bad = kv_cache_seal(&c, 0, err);
+        if (bad)
+            return bad;
+        cJSON_AddItemToArray(steps, step_of(&c));
+    }
+    add_store(out, "keys", &c.layer[0], &c.layer[0].k);
+    add_store(out, "values", &c.layer[0], &c.layer[0].v);
+    return KV_OK;
+}
+
+static int cache(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
+{
+    (void)parameters;
+    const cJSON *seq;
+    cJSON *list = cJSON_AddArrayToObject(out, "sequences");
+    cJSON_ArrayForEach(seq, vec_item(in, "sequences"))
+    {
+        cJSON *o = cJSON_CreateObject();
+        cJSON_AddItemToArray(list, o);
+        int bad = run_sequence(o, in, seq, err);
+        if (bad)
+            return bad;
+    }
+    return KV_OK;
+}
+
+static int decode(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
+{
+    (void)parameters;
+    kv_cache c;
+    int T = vec_int(in, "tokens"), n_kept, *kept = vec_ints(in, "kept", &n_kept);
+    int heads = vec_int(in, "heads");
+    int bad = open_cache(&c, in, heads, T, 0, err);
+    if (!bad)
+        bad = kv_cache_append(&c, 0, vec_floats(in, "K", NULL), vec_floats(in, "V", NULL), kept,
+                              n_kept, T, err);
+    if (bad)
+        return bad;
+    int D = c.spec.shape.head_size;
+    float *y = check_floats((size_t)heads * D);
+    bad = kv_decode(y, NULL, vec_floats(in, "q", NULL), &c, 0, NULL, 0,
+                    check_floats((size_t)(T + D)), err);
+    vec_add_floats(out, "out", y, (size_t)heads * D);
+    return bad;
+}
+
 /* ---- the pieces and the files ---------------------------------------------------------------- */
 
 static const struct { const char *name; vec_piece *run; } pieces[] = {
     {"half", half}, {"bfloat16", bfloat16}, {"nan", nan_bits}, {"decode_bits", decode_bits},
     {"packing", packing}, {"layout", layout}, {"quantize", quantize},
+    {"format_grammar", format_grammar}, {"sink_metric", sink_metric},
+    {"calibration", calibration}, {"keep", keep}, {"keep_grammar", keep_grammar},
+    {"predict", predict}, {"softmax", softmax}, {"attention", attention}, {"rmsnorm", rmsnorm},
+    {"rope", rope}, {"swiglu", swiglu}, {"cache", cache}, {"decode", decode},
 };
 #define PIECES (sizeof pieces / sizeof *pieces)
 
