@@ -1,6 +1,6 @@
 /* The decoder: positions only matter relatively, taps see and change what they name, bad weights and
  * tokens are refused, and a cache of float32 changes nothing. */
-#include "tiny.h"
+#include "decoder.h"
 
 Test(transformer, rmsnorm_gives_unit_mean_square)
 {
@@ -48,9 +48,9 @@ Test(transformer, swiglu_is_silu_times_up)
     cr_expect(fabs(y[2] - 2 / (1 + exp(-2)) * 3) <= 1e-6);
 }
 
-static void logits_at(float *logits, tiny *t, const int *tokens, int n, int position)
+static void logits_at(float *logits, decoder *t, const int *tokens, int n, int position)
 {
-    kv_run r = tiny_run(t);
+    kv_run r = decoder_run(t);
     float *hidden = check_floats((size_t)n * t->model.width);
     r.position = position;
     cr_assert_eq(kv_forward(hidden, &r, tokens, n, NULL), KV_OK);
@@ -62,29 +62,29 @@ Test(transformer, shifting_all_positions_changes_only_rounding)
 {
     int tokens[33];
     float a[33 * 23], b[33 * 23];
-    tiny *t = tiny_make((kv_shape){4, 2, 8}, 3, 33, 10);
-    tiny_tokens(tokens, 33, 11);
+    decoder *t = decoder_make((kv_shape){4, 2, 8}, 3, 33, 10);
+    decoder_tokens(tokens, 33, 11);
     logits_at(a, t, tokens, 33, 0);
     logits_at(b, t, tokens, 33, 1000);
     /* float32 cosines err by 2^-25 each, twice per score, through 3 layers of unit-size numbers */
     double diff = check_diff(a, b, 33 * 23);
     cr_expect(diff <= 2e-5, "max |difference| %g", diff);
     cr_expect(diff > 0, "the shift did nothing at all");
-    tiny_drop(t);
+    decoder_drop(t);
 }
 
 Test(transformer, a_later_token_never_changes_an_earlier_logit)
 {
     int tokens[16];
     float a[16 * 23], b[16 * 23];
-    tiny *t = tiny_make((kv_shape){3, 1, 8}, 2, 16, 12);
-    tiny_tokens(tokens, 16, 13);
+    decoder *t = decoder_make((kv_shape){3, 1, 8}, 2, 16, 12);
+    decoder_tokens(tokens, 16, 13);
     logits_at(a, t, tokens, 16, 0);
     tokens[15] = (tokens[15] + 1) % 23;
     logits_at(b, t, tokens, 16, 0);
     cr_expect(check_same(a, b, 15 * 23));
     cr_expect_not(check_same(a + 15 * 23, b + 15 * 23, 23));
-    tiny_drop(t);
+    decoder_drop(t);
 }
 
 typedef struct {
@@ -104,9 +104,9 @@ static void look(void *self, kv_tap tap, int layer, float *data, int rows, int c
             data[(size_t)i * cols + s->channel] = 0;
 }
 
-static void forward_with(float *hidden, tiny *t, seen *s, const int *tokens, int n)
+static void forward_with(float *hidden, decoder *t, seen *s, const int *tokens, int n)
 {
-    kv_run r = tiny_run(t);
+    kv_run r = decoder_run(t);
     r.tap = s ? look : NULL;
     r.tap_self = s;
     r.tap_mask = ~0u;
@@ -120,9 +120,9 @@ Test(transformer, taps_fire_once_a_layer_with_their_shapes)
                                          {5, 16}, {20, 5}, {5, 32}, {5, 32}, {5, 67},
                                          {5, 32}, {5, 32}, {0, 0}};
     float hidden[5 * 32], plain[5 * 32];
-    tiny *t = tiny_make((kv_shape){4, 2, 8}, 2, 5, 14);
+    decoder *t = decoder_make((kv_shape){4, 2, 8}, 2, 5, 14);
     seen s = {.write = KV_TAPS};
-    tiny_tokens(tokens, 5, 15);
+    decoder_tokens(tokens, 5, 15);
     forward_with(plain, t, NULL, tokens, 5);
     forward_with(hidden, t, &s, tokens, 5);
     cr_expect(check_same(hidden, plain, 5 * 32), "looking changes nothing");
@@ -134,22 +134,22 @@ Test(transformer, taps_fire_once_a_layer_with_their_shapes)
         cr_expect_eq(kv_tap_find(kv_tap_name((kv_tap)i)), i);
     }
     cr_expect_eq(kv_tap_find("nothing"), -1);
-    tiny_drop(t);
+    decoder_drop(t);
 }
 
 Test(transformer, writing_through_any_tap_changes_the_result)
 {
     int tokens[5];
     float plain[5 * 32], changed[5 * 32];
-    tiny *t = tiny_make((kv_shape){4, 2, 8}, 2, 5, 16);
-    tiny_tokens(tokens, 5, 17);
+    decoder *t = decoder_make((kv_shape){4, 2, 8}, 2, 5, 16);
+    decoder_tokens(tokens, 5, 17);
     forward_with(plain, t, NULL, tokens, 5);
     for (int tap = KV_TAP_Q_PRE; tap < KV_TAP_LOGITS; tap++) {
         seen s = {.write = (kv_tap)tap, .channel = 0};
         forward_with(changed, t, &s, tokens, 5);
         cr_expect_not(check_same(plain, changed, 5 * 32), "%s", kv_tap_name((kv_tap)tap));
     }
-    tiny_drop(t);
+    decoder_drop(t);
 }
 
 Test(transformer, refuses_unknown_tokens_and_bad_weights)
@@ -157,8 +157,8 @@ Test(transformer, refuses_unknown_tokens_and_bad_weights)
     float hidden[3 * 16];
     int tokens[3] = {1, 23, 2};
     kv_error e;
-    tiny *t = tiny_make((kv_shape){2, 1, 8}, 2, 3, 18);
-    kv_run r = tiny_run(t);
+    decoder *t = decoder_make((kv_shape){2, 1, 8}, 2, 3, 18);
+    kv_run r = decoder_run(t);
     cr_expect_eq(kv_forward(hidden, &r, tokens, 3, &e), KV_FAIL_RUN);
     cr_expect(strstr(e.text, "token 23 at position 1"), "%s", e.text);
     tokens[1] = -1;
@@ -170,5 +170,5 @@ Test(transformer, refuses_unknown_tokens_and_bad_weights)
     hidden[4] = INFINITY;
     float logits[3 * 23];
     cr_expect_eq(kv_logits(logits, &r, hidden, 3, &e), KV_FAIL_RUN);
-    tiny_drop(t);
+    decoder_drop(t);
 }
