@@ -119,9 +119,9 @@ static const expected chats[] = {
     {"Llama 3", llama_3, "sua", 1, 1, "<|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
      "<|start_header_id|>user<|end_header_id|>\n\nWho?<|eot_id|><|start_header_id|>assistant"
      "<|end_header_id|>\n\nMe.<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"},
-    {"Llama 3", llama_3_dated, "U", 0, 1, "<|start_header_id|>system<|end_header_id|>\n\nCutting "
+    {"Llama 3", llama_3_dated, "u", 0, 1, "<|start_header_id|>system<|end_header_id|>\n\nCutting "
      "Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|><|start_header_id|>user"
-     "<|end_header_id|>\n\nWhy?<|eot_id|>"},
+     "<|end_header_id|>\n\nWho?<|eot_id|>"},
     {"Llama 3", llama_3_dated, "sU", 0, 1, "<|start_header_id|>system<|end_header_id|>\n\nCutting "
      "Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\nBe brief.<|eot_id|><|start_header_id|>"
      "user<|end_header_id|>\n\nWhy?<|eot_id|>"},

@@ -197,11 +197,12 @@ static size_t stretch_end(const tokenizer *tok, const char *row, size_t length, 
     return length;
 }
 
+/* The text begins a whole text or follows a special token: it gets a space in front. */
 int spm_encode(id_list *out, merge_work *work, const tokenizer *tok, const char *text,
-               size_t length, int after_special, kv_error *err)
+               size_t length, kv_error *err)
 {
     size_t n;
-    char *row = marked(text, length, after_special && tok->add_space_prefix, &n);
+    char *row = marked(text, length, tok->add_space_prefix, &n);
     int code = row ? 0 : no_memory(tok, err);
     for (size_t at = 0, end; !code && at < n; at = end) {
         end = stretch_end(tok, row, n, at);

@@ -377,7 +377,7 @@ static int encode_fragments(id_list *out, const tokenizer *tok, const char *text
                             const fragment_list *list, kv_error *err)
 {
     merge_work work = {0};
-    int code = 0, after_special = 1;
+    int code = 0;
     for (size_t i = 0; i < list->n && !code; i++) {
         fragment f = list->at[i];
         if (f.id >= 0)
@@ -385,8 +385,7 @@ static int encode_fragments(id_list *out, const tokenizer *tok, const char *text
         else if (tok->kind == BPE)
             code = bpe_encode(out, &work, tok, text + f.start, f.length, err);
         else
-            code = spm_encode(out, &work, tok, text + f.start, f.length, after_special, err);
-        after_special = f.id >= 0;
+            code = spm_encode(out, &work, tok, text + f.start, f.length, err);
     }
     merge_free(&work);
     return code;

@@ -102,14 +102,14 @@ struct tokenizer {
     int add_space_prefix, cut_at_spaces;
 };
 
-/* Fill in the part of one family; encode one stretch of text that has no special tokens in it.
- * after_special: it starts the text or follows a special token. */
+/* Fill in the part of one family; encode one stretch of text between special
+ * tokens. */
 int bpe_open(tokenizer *tok, const tok_spec *spec, kv_error *err);
 int bpe_encode(id_list *out, merge_work *work, const tokenizer *tok, const char *text,
                size_t length, kv_error *err);
 int spm_open(tokenizer *tok, const tok_spec *spec, kv_error *err);
 int spm_encode(id_list *out, merge_work *work, const tokenizer *tok, const char *text,
-               size_t length, int after_special, kv_error *err);
+               size_t length, kv_error *err);
 
 /* The bytes that a token stands for, to out (room for length bytes); returns how many. */
 size_t bpe_bytes(char *out, int type, const char *piece, size_t length);
