@@ -279,6 +279,7 @@ Test(test_eval, a_stream_keeps_what_it_counts)
     base.stream = 10;
     cr_assert(eq(int, tm_eval(&f16, &base, &engine, NULL, windows, WINDOWS, NULL, NULL, &err), 0));
     cr_expect(f16.kl == 0 && f16.top1 == 1 && f16.ppl == r.ppl16 && f16.bits == 16);
+    cr_expect(f16.kept == 3);
 }
 
 /* ----------------------------------------------------------------- errors */

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "memory.h"
-#include "promote.h"
+#include "sequence.h"
 
 /* ---------------------------------------------------------------- windows */
 
@@ -78,8 +78,7 @@ typedef struct {
     double done; /* passes */
 
     tm_window *window16, *window; /* whole window */
-    tm_stream *stream16, *stream; /* stream */
-    tm_promoter promoter;
+    tm_sequence *stream16, *stream; /* stream */
     int same;                     /* the format is f16: the second pass would be the first */
 
     kv_keep keep;
@@ -112,11 +111,11 @@ static int open_memories(evaluation *v, kv_error *err)
     const kv_model *m = v->e->model;
     tm_pool *pool = v->fast ? tm_fast_pool(v->fast) : NULL;
     if (s->stream) {
-        tm_stream_spec q = {s->keys, s->values, s->recent, s->ctx, s->ctx};
-        tm_stream_spec base = {f16, f16, 0, s->ctx, 0};
-        if (tm_stream_open(&v->stream, m, &q, v->fast, err) ||
-            tm_stream_open(&v->stream16, m, &base, v->fast, err)) return err->code;
-        return tm_promoter_open(&v->promoter, m, &s->keep, s->profile, v->stream, err);
+        tm_sequence_spec q = {s->keys, s->values, s->keep, s->profile, s->recent, s->ctx};
+        tm_sequence_spec base = {f16, f16, {.kind = KV_KEEP_NONE}, NULL, 0, s->ctx};
+        if (v->same) base.keep = s->keep, base.profile = s->profile; /* to be counted */
+        if (tm_sequence_open(&v->stream, v->e, v->fast, &q, err)) return err->code;
+        return tm_sequence_open(&v->stream16, v->e, v->fast, &base, err);
     }
     if (s->recent)
         return kv_fail(err, KV_FAIL_USAGE, "--recent %d: a whole window has no recent tokens; add"
@@ -157,11 +156,10 @@ static int open_buffers(evaluation *v, kv_error *err)
 
 static void close_all(evaluation *v)
 {
-    tm_promoter_close(&v->promoter);
     tm_window_close(v->window16);
     tm_window_close(v->window);
-    tm_stream_close(v->stream16);
-    tm_stream_close(v->stream);
+    tm_sequence_close(v->stream16);
+    tm_sequence_close(v->stream);
     tm_keep_free(&v->keep);
     free(v->probe);
     free(v->h);
@@ -181,82 +179,75 @@ static int build_keep(evaluation *v, const int *tokens, kv_error *err)
     return code;
 }
 
-/* n tokens through a memory that holds `past`; with a probe if h is asked for. */
+/* A window through a memory; with a probe if h is asked for. */
 static int forward(evaluation *v, float *hidden, const kv_memory *memory, const int *tokens,
-                   int past, int n, int probe, kv_error *err)
+                   int probe, kv_error *err)
 {
     int stages = tm_keep_needs_h(&v->spec->keep, v->spec->profile) ? v->spec->profile->n_stages : 0;
-    tm_probes probes = {v->h, v->probe, stages, prompt_tokens(v->spec), 0};
-    kv_run run = {.model = v->e->model, .backend = v->e->backend, .memory = memory, .past = past,
-                  .position = past, .work = v->work};
+    tm_probes probes = {v->h, v->probe, stages, v->spec->ctx, 0};
+    kv_run run = {.model = v->e->model, .backend = v->e->backend, .memory = memory,
+                  .work = v->work};
     if (probe && stages) {
         run.tap = tm_probe_tap;
         run.tap_self = &probes;
         run.tap_mask = tm_probe_mask(v->probe, stages);
     }
-    return kv_forward(hidden, &run, tokens, n, err);
+    return kv_forward(hidden, &run, tokens, v->spec->ctx, err);
+}
+
+/* Nothing is quantized: the second pass would be the first over again. */
+static void take_first_pass(evaluation *v)
+{
+    size_t n = (size_t)v->spec->ctx * (size_t)v->e->model->width;
+    memcpy(v->hidden, v->hidden16, n * sizeof *v->hidden);
+    v->bytes = v->bytes16;
 }
 
 static int whole_window(evaluation *v, const int *tokens, kv_error *err)
 {
-    int ctx = v->spec->ctx, L = v->e->model->layers;
-    if (forward(v, v->hidden16, tm_window_memory(v->window16), tokens, 0, ctx, 1, err) ||
+    int L = v->e->model->layers;
+    if (forward(v, v->hidden16, tm_window_memory(v->window16), tokens, 1, err) ||
         build_keep(v, tokens, err)) return err->code;
     tell(v, 1);
     for (int l = 0; l < L; l++) v->bytes16 += (double)tm_window_bytes(v->window16, l).total;
     for (int l = 0; l < L; l++) v->kept += v->keep.count[l];
     if (v->same) {
-        memcpy(v->hidden, v->hidden16,
-               (size_t)ctx * (size_t)v->e->model->width * sizeof *v->hidden);
-        v->bytes = v->bytes16;
+        take_first_pass(v);
         return KV_OK;
     }
     tm_window_keep(v->window, &v->keep);
-    int code = forward(v, v->hidden, tm_window_memory(v->window), tokens, 0, ctx, 0, err);
+    int code = forward(v, v->hidden, tm_window_memory(v->window), tokens, 0, err);
     for (int l = 0; l < L; l++) v->bytes += (double)tm_window_bytes(v->window, l).total;
     return code;
 }
 
-/* Tokens P .. ctx-1 one by one; hidden row t is that of token t. */
-static int feed(evaluation *v, float *hidden, tm_stream *stream, tm_promoter *promoter,
-                const int *tokens, double passes, kv_error *err)
+/* Prefill of P tokens, then the others one by one; hidden row t is that of token t. */
+static int feed(evaluation *v, float *hidden, tm_sequence *s, const int *tokens, double passes,
+                kv_error *err)
 {
     int P = v->spec->stream, ctx = v->spec->ctx;
-    for (int t = P; t < ctx; t++) {
-        kv_run run = {.model = v->e->model, .backend = v->e->backend,
-                      .memory = tm_stream_memory(stream), .past = t, .position = t,
-                      .work = v->work};
-        if (promoter) tm_promoter_watch(promoter, &run, t, tokens[t]);
-        int code = kv_forward(hidden + (size_t)t * (size_t)v->e->model->width, &run, tokens + t, 1,
-                              err);
-        if (!code && promoter) code = tm_promoter_check(promoter, err);
-        if (code) return code;
+    size_t C = (size_t)v->e->model->width;
+    int code = tm_sequence_start(s, hidden, tokens, P, err);
+    for (int t = P; t < ctx && !code; t++) {
+        code = tm_sequence_step(s, hidden + (size_t)t * C, tokens[t], err);
         tell(v, passes + (t + 1.0) / ctx);
     }
-    return KV_OK;
+    return code;
 }
 
 static int streamed(evaluation *v, const int *tokens, kv_error *err)
 {
-    int P = v->spec->stream, L = v->e->model->layers;
-    tm_stream_reset(v->stream16);
-    if (forward(v, v->hidden16, tm_stream_memory(v->stream16), tokens, 0, P, 1, err) ||
-        build_keep(v, tokens, err) || tm_stream_begin_decode(v->stream16, NULL, err) ||
-        feed(v, v->hidden16, v->stream16, NULL, tokens, 0, err)) return err->code;
-    for (int l = 0; l < L; l++) v->bytes16 += (double)tm_stream_bytes(v->stream16, l).total;
+    if (feed(v, v->hidden16, v->stream16, tokens, 0, err)) return err->code;
+    v->bytes16 += tm_sequence_bytes(v->stream16);
     if (v->same) {
-        for (int l = 0; l < L; l++) v->kept += v->keep.count[l];
-        memcpy(v->hidden, v->hidden16,
-               (size_t)v->spec->ctx * (size_t)v->e->model->width * sizeof *v->hidden);
-        v->bytes = v->bytes16;
+        take_first_pass(v);
+        v->kept += (double)tm_sequence_kept(v->stream16);
         return KV_OK;
     }
-    tm_stream_reset(v->stream);
-    if (forward(v, v->hidden, tm_stream_memory(v->stream), tokens, 0, P, 0, err) ||
-        tm_stream_begin_decode(v->stream, &v->keep, err) ||
-        feed(v, v->hidden, v->stream, &v->promoter, tokens, 1, err)) return err->code;
-    for (int l = 0; l < L; l++) v->bytes += (double)tm_stream_bytes(v->stream, l).total;
-    for (int l = 0; l < L; l++) v->kept += tm_stream_cache(v->stream)->layer[l].n_kept;
+    if (feed(v, v->hidden, v->stream, tokens, 1, err)) return err->code;
+    v->bytes += tm_sequence_bytes(v->stream);
+    v->kept += (double)tm_sequence_kept(v->stream);
+    v->capped += tm_sequence_capped(v->stream);
     return KV_OK;
 }
 
