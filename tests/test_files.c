@@ -4,6 +4,7 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -76,6 +77,29 @@ Test(files, abandoned_leaves_the_old_one)
     expect_text(path, "old");
     tm_out_abandon(&out);
     cr_expect(eq(int, tm_out_close(&out, NULL), KV_FAIL_RUN));
+}
+
+/* A child that is told to stop in the middle of writing leaves the old file and nothing else. */
+Test(files, stopped_by_a_signal)
+{
+    static const int stops[] = {SIGINT, SIGTERM, SIGHUP};
+    write_text(path, "old");
+    for (int i = 0; i < 3; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            tm_out out;
+            signal(stops[i], SIG_DFL);
+            tm_out_clean_up_on_signals();
+            if (tm_out_open(&out, path, NULL)) _exit(3);
+            fputs("new", out.f);
+            raise(stops[i]);
+            _exit(4); /* not reached */
+        }
+        int status;
+        cr_assert(eq(int, waitpid(child, &status, 0), child));
+        cr_expect(WIFSIGNALED(status) && WTERMSIG(status) == stops[i], "status %x", (unsigned)status);
+        expect_text(path, "old");
+    }
 }
 
 Test(files, permissions)

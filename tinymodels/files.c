@@ -4,13 +4,15 @@
  * The unfinished file lies in the same folder as the final one, because a
  * rename is atomic only within one file system. We do not fsync: a power cut
  * may lose the last file, which the user can make again; a crash or a kill of this
- * program cannot produce a half one. */
+ * program cannot produce a half one. Names of unfinished files are remembered, so
+ * that a program that is told to stop can remove them. */
 #define _XOPEN_SOURCE 700 /* realpath, lstat; includes POSIX 2008 */
 
 #include "files.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,6 +39,43 @@ static int open_directly(tm_out *out, const char *path, kv_error *err)
     return KV_OK;
 }
 
+/* Unfinished files of this process. A signal may come at any moment, so a name is complete before
+ * its flag is set, and the flag is cleared before the name goes. */
+enum { UNFINISHED = 8 };
+static char unfinished[UNFINISHED][TM_PATH_MAX + 32];
+static volatile sig_atomic_t is_unfinished[UNFINISHED];
+
+static void remember(const char *name)
+{
+    for (int i = 0; i < UNFINISHED; i++)
+        if (!is_unfinished[i]) {
+            memcpy(unfinished[i], name, strlen(name) + 1);
+            is_unfinished[i] = 1;
+            return;
+        }
+}
+
+static void forget(const char *name)
+{
+    for (int i = 0; i < UNFINISHED; i++)
+        if (is_unfinished[i] && strcmp(unfinished[i], name) == 0) is_unfinished[i] = 0;
+}
+
+static void remove_unfinished(int number)
+{
+    for (int i = 0; i < UNFINISHED; i++)
+        if (is_unfinished[i]) unlink(unfinished[i]);
+    signal(number, SIG_DFL);
+    raise(number);
+}
+
+void tm_out_clean_up_on_signals(void)
+{
+    static const int stops[] = {SIGINT, SIGTERM, SIGHUP};
+    for (int i = 0; i < 3; i++)
+        if (signal(stops[i], SIG_IGN) != SIG_IGN) signal(stops[i], remove_unfinished);
+}
+
 /* Creates the file beside its final name. The process number and a counter keep two runs with the
  * same output apart; O_EXCL makes sure that neither opens the other's file. */
 static int open_aside(tm_out *out, mode_t mode, kv_error *err)
@@ -57,6 +96,7 @@ static int open_aside(tm_out *out, mode_t mode, kv_error *err)
         unlink(out->aside);
         return kv_fail(err, KV_FAIL_RUN, "cannot write %s: %s", out->final, strerror(why));
     }
+    remember(out->aside);
     return KV_OK;
 }
 
@@ -103,6 +143,7 @@ int tm_out_close(tm_out *out, kv_error *err)
         why = errno;
     }
     if (bad && out->aside[0]) unlink(out->aside);
+    forget(out->aside);
     out->aside[0] = 0;
     if (bad)
         return kv_fail(err, KV_FAIL_RUN, "cannot write %s: %s; nothing was left there", out->final,
@@ -115,6 +156,7 @@ void tm_out_abandon(tm_out *out)
     if (out->f) fclose(out->f);
     out->f = NULL;
     if (out->aside[0]) unlink(out->aside);
+    forget(out->aside);
     out->aside[0] = 0;
 }
 

@@ -40,6 +40,10 @@ int tm_out_close(tm_out *out, kv_error *err);
  * on a tm_out that is closed or all zeros. */
 void tm_out_abandon(tm_out *out);
 
+/* From now on SIGINT, SIGTERM and SIGHUP remove unfinished files before they end the program (those
+ * that were ignored stay so). For main() only: a library does not take a program's signals. */
+void tm_out_clean_up_on_signals(void);
+
 /* Reads a whole file, or a pipe until its end. *data is *n bytes from malloc with a NUL
  * behind them (not counted); the caller frees it. An empty file is no error here (n = 0). */
 int tm_read_file(char **data, size_t *n, const char *path, kv_error *err);

@@ -5,6 +5,7 @@
 
 #include "cli.h"
 #include "commands.h"
+#include "files.h"
 
 static const struct {
     const char *name;
@@ -82,5 +83,6 @@ static int run(int argc, char **argv)
 int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_IGN); /* a closed pipe shows as a write error, reported by cli_finish */
+    tm_out_clean_up_on_signals();
     return cli_finish(run(argc, argv));
 }

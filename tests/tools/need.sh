@@ -11,7 +11,7 @@ target=$1
 shift
 
 header() { # is a C header there?
-    printf '#include <%s>\n' "$1" | cc -E - >/dev/null 2>&1
+    printf '#include <%s>\n' "$1" | cc -DPCRE2_CODE_UNIT_WIDTH=8 -E - >/dev/null 2>&1
 }
 
 python_has() {
