@@ -18,8 +18,8 @@ static const char chatml[] =
 /* Double quotes, dots, line breaks, minus signs, a comment with an apostrophe, and a default. */
 static const char chatml_default[] =
     "{#- nobody's business -#}\n{%- if messages[0].role != \"system\" %}\n"
-    "    {{- \"<|im_start|>system\\nIt's a \\\"test\\\".\\nAnswer.<|im_end|>\\n\" }}\n{%- endif %}\n"
-    "{%- for message in messages %}\n"
+    "    {{- \"<|im_start|>system\\nIt's a \\\"test\\\".\\nAnswer.<|im_end|>\\n\" }}\n"
+    "{%- endif %}\n{%- for message in messages %}\n"
     "    {{- \"<|im_start|>\" + message.role + \"\n\" + message.content + \"<|im_end|>\\n\" }}\n"
     "{%- endfor %}\n"
     "{%- if add_generation_prompt %}\n    {{- \"<|im_start|>assistant\\n\" }}\n{%- endif %}\n";
@@ -35,8 +35,9 @@ static const char llama_3_dated[] =
     "{{- bos_token }}\n{%- set date_string = \"26 Jul 2024\" %}\n"
     "{{- \"<|start_header_id|>system<|end_header_id|>\\n\\n\" }}\n"
     "{{- \"Cutting Knowledge Date: December 2023\\n\" }}\n"
-    "{{- \"Today Date: \" + date_string + \"\\n\\n\" }}\n{{- system_message }}\n{{- \"<|eot_id|>\" }}\n"
-    "{%- for message in messages %}\n    {{- '<|start_header_id|>' + message['role'] +"
+    "{{- \"Today Date: \" + date_string + \"\\n\\n\" }}\n{{- system_message }}\n"
+    "{{- \"<|eot_id|>\" }}\n{%- for message in messages %}\n"
+    "    {{- '<|start_header_id|>' + message['role'] +"
     " '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' }}\n{%- endfor %}\n"
     "{%- if add_generation_prompt %}\n"
     "    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}\n{%- endif %}\n";
@@ -72,7 +73,8 @@ static const char mistral_3[] =
     " system_message + \"\\n\\n\" + message[\"content\"] + \"[/INST]\" }}\n        {%- else %}\n"
     "            {{- \"[INST] \" + message[\"content\"] + \"[/INST]\" }}\n        {%- endif %}\n"
     "    {%- elif message[\"role\"] == \"assistant\" %}\n"
-    "        {{- \" \" + message[\"content\"]|trim + eos_token}}\n    {%- endif %}\n{%- endfor %}\n";
+    "        {{- \" \" + message[\"content\"]|trim + eos_token}}\n    {%- endif %}\n"
+    "{%- endfor %}\n";
 
 static const char zephyr[] =
     "{% for message in messages %}\n{% if message['role'] == 'user' %}\n"
@@ -80,7 +82,8 @@ static const char zephyr[] =
     "{{ '<|system|>\n' + message['content'] + eos_token }}\n"
     "{% elif message['role'] == 'assistant' %}\n"
     "{{ '<|assistant|>\n'  + message['content'] + eos_token }}\n{% endif %}\n"
-    "{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}";
+    "{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n"
+    "{% endfor %}";
 
 /* ---------------------------------------------------------------- expected */
 
@@ -108,32 +111,37 @@ typedef struct {
     const char *text;
 } expected;
 
+#define NBSP "\xC2\xA0"
+#define IM(role, text) "<|im_start|>" role "\n" text "<|im_end|>\n"
+#define HEADER(role) "<|start_header_id|>" role "<|end_header_id|>\n\n"
+#define EOT "<|eot_id|>"
+#define DATES "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+
 static const expected chats[] = {
-    {"ChatML", chatml, "u", 1, 0, "<|im_start|>user\n Who? <|im_end|>\n<|im_start|>assistant\n"},
-    {"ChatML", chatml, "sua", 0, 0, "<|im_start|>system\n Be brief. <|im_end|>\n<|im_start|>user\n Who? "
-     "<|im_end|>\n<|im_start|>assistant\n\xC2\xA0Me.\n<|im_end|>\n"},
-    {"ChatML", chatml_default, "u", 1, 0, "<|im_start|>system\nIt's a \"test\".\nAnswer.<|im_end|>\n"
-     "<|im_start|>user\n Who? <|im_end|>\n<|im_start|>assistant\n"},
-    {"ChatML", chatml_default, "su", 0, 0, "<|im_start|>system\n Be brief. <|im_end|>\n<|im_start|>user\n"
-     " Who? <|im_end|>\n"},
-    {"Llama 3", llama_3, "sua", 1, 1, "<|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
-     "<|start_header_id|>user<|end_header_id|>\n\nWho?<|eot_id|><|start_header_id|>assistant"
-     "<|end_header_id|>\n\nMe.<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"},
-    {"Llama 3", llama_3_dated, "u", 0, 1, "<|start_header_id|>system<|end_header_id|>\n\nCutting "
-     "Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|><|start_header_id|>user"
-     "<|end_header_id|>\n\nWho?<|eot_id|>"},
-    {"Llama 3", llama_3_dated, "sU", 0, 1, "<|start_header_id|>system<|end_header_id|>\n\nCutting "
-     "Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\nBe brief.<|eot_id|><|start_header_id|>"
-     "user<|end_header_id|>\n\nWhy?<|eot_id|>"},
+    {"ChatML", chatml, "u", 1, 0, IM("user", " Who? ") "<|im_start|>assistant\n"},
+    {"ChatML", chatml, "sua", 0, 0,
+     IM("system", " Be brief. ") IM("user", " Who? ") IM("assistant", NBSP "Me.\n")},
+    {"ChatML", chatml_default, "u", 1, 0,
+     IM("system", "It's a \"test\".\nAnswer.") IM("user", " Who? ") "<|im_start|>assistant\n"},
+    {"ChatML", chatml_default, "su", 0, 0, IM("system", " Be brief. ") IM("user", " Who? ")},
+    {"Llama 3", llama_3, "sua", 1, 1,
+     HEADER("system") "Be brief." EOT HEADER("user") "Who?" EOT HEADER("assistant") "Me." EOT
+     HEADER("assistant")},
+    {"Llama 3", llama_3_dated, "u", 0, 1, HEADER("system") DATES EOT HEADER("user") "Who?" EOT},
+    {"Llama 3", llama_3_dated, "sU", 0, 1,
+     HEADER("system") DATES "Be brief." EOT HEADER("user") "Why?" EOT},
     {"Llama 2", llama_2, "uaU", 1, 1, "[INST] Who? [/INST] Me. </s><s>[INST] Why? [/INST]"},
     {"Llama 2", llama_2, "su", 1, 1, "[INST] <<SYS>>\n Be brief. \n<</SYS>>\n\n Who? [/INST]"},
-    {"Mistral", mistral_0, "uaU", 1, 1, "[INST]  Who?  [/INST]\xC2\xA0Me.\n</s>[INST] Why? [/INST]"},
-    {"Mistral", mistral_1, "suaU", 1, 1, " [INST]  Be brief. \n\n Who?  [/INST] \xC2\xA0Me.\n</s> [INST] Why? "
-     "[/INST]"},
-    {"Mistral", mistral_3, "suaU", 1, 1, "[INST]  Who? [/INST] Me.</s>[INST]  Be brief. \n\nWhy?[/INST]"},
-    {"Mistral", mistral_3, "sua", 1, 1, "[INST]  Who? [/INST] Me.</s>"}, /* as the template has it */
-    {"Zephyr", zephyr, "sua", 0, 0, "<|system|>\n Be brief. </s>\n<|user|>\n Who? </s>\n<|assistant|>\n"
-     "\xC2\xA0Me.\n</s>\n"},
+    {"Mistral", mistral_0, "uaU", 1, 1,
+     "[INST]  Who?  [/INST]" NBSP "Me.\n</s>[INST] Why? [/INST]"},
+    {"Mistral", mistral_1, "suaU", 1, 1,
+     " [INST]  Be brief. \n\n Who?  [/INST] " NBSP "Me.\n</s> [INST] Why? [/INST]"},
+    {"Mistral", mistral_3, "suaU", 1, 1,
+     "[INST]  Who? [/INST] Me.</s>[INST]  Be brief. \n\nWhy?[/INST]"},
+    /* the template joins the system text to the last message, and only if that is the user's */
+    {"Mistral", mistral_3, "sua", 1, 1, "[INST]  Who? [/INST] Me.</s>"},
+    {"Zephyr", zephyr, "sua", 0, 0,
+     "<|system|>\n Be brief. </s>\n<|user|>\n Who? </s>\n<|assistant|>\n" NBSP "Me.\n</s>\n"},
     {"Zephyr", zephyr, "u", 1, 0, "<|user|>\n Who? </s>\n<|assistant|>\n"},
 };
 
@@ -150,8 +158,8 @@ Test(chat, known_templates)
                      err.text);
         if (!text)
             continue;
-        cr_expect_str_eq(text, e->text, "case %zu (%s, %s):\n%s\ninstead of\n%s", i, e->name, e->order,
-                         text, e->text);
+        cr_expect_str_eq(text, e->text, "case %zu (%s, %s):\n%s\ninstead of\n%s", i, e->name,
+                         e->order, text, e->text);
         cr_expect_eq(bos, e->bos, "case %zu", i);
         free(text);
     }
@@ -177,21 +185,22 @@ Test(chat, conversations_that_a_template_refuses)
     }
 }
 
+#define LOOP "{% for message in messages %}"
+#define TURN "'<|im_start|>' + message['role'] + '\\n' + message['content']"
+#define OPEN "{{ '<|im_start|>assistant\\n' }}"
+
 /* Changes to a known template, each of which changes what comes out. */
 Test(chat, templates_that_are_not_known)
 {
     static const char *const jinja[] = {
         "", "{{ messages }}", "### Instruction: {{ messages[0]['content'] }}",
-        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] |"
-        " trim + '<|im_end|>' + '\\n' }}{% endfor %}{{ '<|im_start|>assistant\\n' }}",
-        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] +"
-        " '<|im_end|>' + '\\n' }}{% endfor %}{{ '<|im_start|>assistant\\n' }}<think>",
-        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] +"
-        " '<|im_end|>' + '\\n' }}\n{% endfor %}\n{{ '<|im_start|>assistant\\n' }}",
-        "{% for message in messages %}{{ '<|user|>' + message['content'] + '<|end|>' }}{% endfor %}",
-        "{{ bos_token }}{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
-        "{{ '[INST] ' + message['content'] + ' [/INST]' }}{% else %}{{ message['content'] + eos_token }}"
-        "{% endif %}{% endfor %}",
+        LOOP "{{ " TURN " | trim + '<|im_end|>' + '\\n' }}{% endfor %}" OPEN,
+        LOOP "{{ " TURN " + '<|im_end|>' + '\\n' }}{% endfor %}" OPEN "<think>",
+        LOOP "{{ " TURN " + '<|im_end|>' + '\\n' }}\n{% endfor %}\n" OPEN,
+        LOOP "{{ '<|user|>' + message['content'] + '<|end|>' }}{% endfor %}",
+        "{{ bos_token }}{{ bos_token }}" LOOP "{% if message['role'] == 'user' %}"
+        "{{ '[INST] ' + message['content'] + ' [/INST]' }}{% else %}"
+        "{{ message['content'] + eos_token }}{% endif %}{% endfor %}",
         "{% for", "{{ 'open", "{# comment", "{{", "'", "\\",
     };
     for (size_t i = 0; i < sizeof jinja / sizeof *jinja; i++) {
@@ -210,7 +219,7 @@ Test(chat, templates_that_are_not_known)
 
 Test(chat, list_of_messages)
 {
-    static const char json[] = " [{\"role\": \"user\", \"content\": \"a\\n\\u00e9\", \"name\": 1},\n"
+    static const char json[] = " [{\"role\": \"user\", \"content\": \"a\\n\\u00e9\", \"x\": 1},\n"
                                "{\"content\": \"\", \"role\": \"assistant\"}] \n";
     chat_list list;
     kv_error err = {0};
@@ -230,9 +239,11 @@ Test(chat, lists_that_are_none)
         const char *json, *part;
     } cases[] = {
         {"", "not JSON"}, {"[", "not JSON"}, {"[{\"role\": }]", "at offset"}, {"[] x", "not JSON"},
-        {"{\"role\": \"user\", \"content\": \"\"}", "no list"}, {"\"hello\"", "no list"}, {"[]", "no messages"},
+        {"{\"role\": \"user\", \"content\": \"\"}", "no list"}, {"\"hello\"", "no list"},
+        {"[]", "no messages"},
         {"[1]", "message 0 is no object"}, {"[{\"content\": \"\"}]", "no role"},
-        {"[{\"role\": \"user\"}]", "no content"}, {"[{\"role\": 1, \"content\": \"\"}]", "as its role"},
+        {"[{\"role\": \"user\"}]", "no content"},
+        {"[{\"role\": 1, \"content\": \"\"}]", "as its role"},
         {"[{\"role\": \"user\", \"content\": [\"x\"]}]", "as its content"},
         {"[{\"role\": \"user\", \"content\": \"\"}, {\"role\": \"tool\", \"content\": \"\"}]",
          "message 1 has the role 'tool'"},
@@ -270,8 +281,8 @@ Test(chat, real_model)
     size_t n;
     int bos, *ids, count, starts = 0;
     cr_assert_eq(chat_render(&text, &n, &bos, file, tok, &again, 1, 1, &err), 0, "%s", err.text);
-    cr_expect_str_eq(text, "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by "
-                     "Hugging Face<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n");
+    cr_expect_str_eq(text, IM("system", "You are a helpful AI assistant named SmolLM, trained by "
+                              "Hugging Face") IM("user", "Why?") "<|im_start|>assistant\n");
     cr_expect_eq(bos, 0);
     cr_assert_eq(tok_encode(&ids, &count, tok, text, n, 1, &err), 0, "%s", err.text);
     for (int i = 0; i < count; i++)

@@ -1,10 +1,11 @@
 /* Tokenizers: ids that follow from small vocabularies by reasoning, texts that come back, mistakes
- * that are refused. With KV_LLM set to the real model: ids that llama.cpp gives (tokens_smollm2.json).
+ * that are refused. With KV_LLM set to the real model: ids that llama.cpp gives
+ * (tokens_smollm2.json).
  *
- * Where a pre-tokenizer cuts cannot be seen from a vocabulary of single bytes. So each case names the
- * words it expects; its vocabulary has a chain of merges that builds each of these words from the
- * left, and, later in rank, merges of each word with the next. Cut there, the text is exactly one
- * token per word; a cut too many leaves a word in parts, a cut too few joins two. */
+ * Where a pre-tokenizer cuts cannot be seen from a vocabulary of single bytes. So each case names
+ * the words it expects; its vocabulary has a chain of merges that builds each of these words from
+ * the left, and, later in rank, merges of each word with the next. Cut there, the text is exactly
+ * one token per word; a cut too many leaves a word in parts, a cut too few joins two. */
 #define _XOPEN_SOURCE 700
 
 #include <criterion/criterion.h>
@@ -159,7 +160,8 @@ static void expect_return(const tokenizer *tok, const char *text, size_t n, int 
     kv_error err = {0};
     cr_assert_eq(tok_encode(&ids, &count, tok, text, n, special, &err), 0, "%s", err.text);
     cr_assert_eq(tok_decode(&back, &length, tok, ids, count, 1, &err), 0, "%s", err.text);
-    cr_expect(length == n && memcmp(back, text, n) == 0, "'%.60s' came back as '%.60s'", text, back);
+    cr_expect(length == n && memcmp(back, text, n) == 0, "'%.60s' came back as '%.60s'", text,
+              back);
     free(ids);
     free(back);
 }
@@ -187,9 +189,9 @@ static const cut cuts[] = {
     {"gpt-2", "a| \xE2\x80\x8B|b"},                               /* nor is U+200B */
     {"gpt-2", "a|\t\xC2\x85"},                                     /* U+0085 is */
     {"gpt-2", "a| \x1F|b"},                                       /* U+001F is not */
-    {"gpt-2", "e|\xCC\x81|a"},                                    /* a combining accent: no letter */
+    {"gpt-2", "e|\xCC\x81|a"},                                    /* an accent is no letter */
     {"gpt-2", "ok| \xF0\x9F\x91\xA9\xE2\x80\x8D\xF0\x9F\x91\xA7|x"}, /* emoji, joiner, emoji */
-    {"gpt-2", "\xE4\xBD\xA0\xE5\xA5\xBD|\xE3\x80\x82|1\xC2\xBD\xE2\x85\xA7"}, /* CJK; 1, half, VIII */
+    {"gpt-2", "\xE4\xBD\xA0\xE5\xA5\xBD|\xE3\x80\x82|1\xC2\xBD\xE2\x85\xA7"}, /* CJK; 1, 1/2, 8 */
     {"gpt-2", "\xD7\xA9\xD7\x9C|\xE2\x80\x8F| \xD7\x9D"},         /* Hebrew with U+200F */
     {"gpt-2", "a|\xF3\xA0\x84\x80\xF1\x90\x80\x80|b"},            /* U+E0100, unassigned U+50000 */
     {"gpt-2", "a\xF0\xAE\xAF\xB0" "b"},                           /* U+2EBF0, a letter since 15.1 */
@@ -691,7 +693,7 @@ Test(tokenizer, vocabularies_that_make_no_sense)
     static const char *const bad[] = {"a", "a ", " b", "a zz", "zz a", "a c", ""};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         m->merge[0] = copy(bad[i], strlen(bad[i]));
-        expect_refused(&good, bad[i], "merge 0");
+        expect_refused(&good, bad[i], "number 0");
     }
     m->merge[0] = copy("a b", 3);
     m->token[7] = copy("a", 1);

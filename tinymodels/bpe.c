@@ -183,7 +183,7 @@ size_t bpe_bytes(char *out, int type, const char *piece, size_t length)
 static int bad_merge(const tokenizer *tok, const gguf_string *merge, size_t i, const char *what,
                      kv_error *err)
 {
-    return kv_fail(err, KV_FAIL_RUN, "%s: merge %zu of tokenizer.ggml.merges, '%.*s', %s", tok->name,
+    return kv_fail(err, KV_FAIL_RUN, "%s: tokenizer.ggml.merges: number %zu, '%.*s', %s", tok->name,
                    i, merge->length < 80 ? (int)merge->length : 80, merge->data, what);
 }
 

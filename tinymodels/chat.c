@@ -18,13 +18,14 @@
 
 /* ---------------------------------------------------------------- reading */
 
-static int read_message(chat_message *out, const cJSON *item, const char *name, int i, kv_error *err)
+static int read_message(chat_message *out, const cJSON *item, const char *name, int i,
+                        kv_error *err)
 {
     static const char *const key[2] = {"role", "content"};
     const char *value[2];
     if (!cJSON_IsObject(item))
-        return kv_fail(err, KV_FAIL_RUN, "%s: message %d is no object; expected {\"role\": \"user\", "
-                       "\"content\": \"...\"}", name, i);
+        return kv_fail(err, KV_FAIL_RUN, "%s: message %d is no object; expected {\"role\": "
+                       "\"user\", \"content\": \"...\"}", name, i);
     for (int k = 0; k < 2; k++) {
         const cJSON *field = cJSON_GetObjectItemCaseSensitive(item, key[k]);
         value[k] = cJSON_GetStringValue(field);
@@ -35,8 +36,8 @@ static int read_message(chat_message *out, const cJSON *item, const char *name, 
     if (strcmp(value[0], "system") && strcmp(value[0], "user") && strcmp(value[0], "assistant")) {
         char shown[64];
         tm_printable(shown, sizeof shown, value[0], strlen(value[0]));
-        return kv_fail(err, KV_FAIL_RUN, "%s: message %d has the role '%s'; expected system, user or "
-                       "assistant", name, i, shown);
+        return kv_fail(err, KV_FAIL_RUN, "%s: message %d has the role '%s'; expected system, user "
+                       "or assistant", name, i, shown);
     }
     *out = (chat_message){value[0], value[1]};
     return 0;
@@ -75,8 +76,8 @@ int chat_parse(chat_list *list, const char *name, const char *json, size_t n, kv
         end++;
     if (!list->json || end < json + n) {
         chat_free(list);
-        return kv_fail(err, KV_FAIL_RUN, "%s: not JSON (at offset %zu); expected a list of {\"role\": "
-                       "\"user\", \"content\": \"...\"}", name, (size_t)(end - json));
+        return kv_fail(err, KV_FAIL_RUN, "%s: not JSON (at offset %zu); expected a list of "
+                       "{\"role\": \"user\", \"content\": \"...\"}", name, (size_t)(end - json));
     }
     int code = read_list(list, name, err);
     if (code)
@@ -334,7 +335,9 @@ static int has_leading_bos(const char *jinja)
 static const family *recognise(const char *jinja)
 {
     const char *bos = strstr(jinja, "bos_token");
-    if (strchr(jinja, OUTSIDE) || (bos && (!has_leading_bos(jinja) || strstr(bos + 1, "bos_token"))))
+    if (strchr(jinja, OUTSIDE))
+        return NULL;
+    if (bos && (!has_leading_bos(jinja) || strstr(bos + 1, "bos_token")))
         return NULL;
     for (int i = 0; i < N_FAMILIES; i++) {
         const family *f = &families[i];
@@ -448,7 +451,8 @@ static void put_default_system(writer *w)
         for (; text < end; text++) {
             if (*text == '\\')
                 text++;
-            put(&w->out, text[-1] != '\\' ? text : *text == 'n' ? "\n" : *text == 't' ? "\t" : text, 1);
+            put(&w->out,
+                text[-1] != '\\' ? text : *text == 'n' ? "\n" : *text == 't' ? "\t" : text, 1);
         }
         put_text(&w->out, w->family->system[1]);
         return;
@@ -481,8 +485,8 @@ static int check_messages(const writer *w, const chat_message *m, int count, kv_
         return kv_fail(err, KV_FAIL_RUN, "%s: a chat without messages; give at least one", name);
     int rule = w->family->rules & SYSTEM, system = strcmp(m[0].role, "system") == 0;
     if (system && !rule)
-        return kv_fail(err, KV_FAIL_RUN, "%s: this model's chat template takes no system message; put "
-                       "its text into the first user message", name);
+        return kv_fail(err, KV_FAIL_RUN, "%s: this model's chat template takes no system message; "
+                       "put its text into the first user message", name);
     for (int i = 0; i < count; i++) {
         const char *role = m[i].role;
         int is_system = strcmp(role, "system") == 0, user = strcmp(role, "user") == 0;
@@ -492,13 +496,13 @@ static int check_messages(const writer *w, const chat_message *m, int count, kv_
         if (rule == IN_TURN || (is_system && i == 0))
             continue;
         if (is_system || user != ((i - system) % 2 == 0))
-            return kv_fail(err, KV_FAIL_RUN, "%s: chat message %d is by '%s'; this model's template "
-                           "wants user and assistant in turn, user first%s", name, i, role,
+            return kv_fail(err, KV_FAIL_RUN, "%s: chat message %d is by '%s'; this model's "
+                           "template wants user and assistant in turn, user first%s", name, i, role,
                            rule ? " (a system message may come before)" : "");
     }
     if (system && count == 1 && rule != IN_TURN)
-        return kv_fail(err, KV_FAIL_RUN, "%s: the chat has a system message only; this model's template "
-                       "needs a user message after it", name);
+        return kv_fail(err, KV_FAIL_RUN, "%s: the chat has a system message only; this model's "
+                       "template needs a user message after it", name);
     return 0;
 }
 
@@ -534,8 +538,8 @@ int chat_write(char **text, size_t *n, int *wants_bos, const chat_template *from
     if (!w.family) {
         char shown[256];
         size_t length = from->text.length < 200 ? from->text.length : 200;
-        code = kv_fail(err, KV_FAIL_RUN, "%.100s: unknown chat template; known are ChatML, Llama 2, "
-                       "Llama 3, Mistral, Zephyr. It begins: %s", from->name,
+        code = kv_fail(err, KV_FAIL_RUN, "%.100s: unknown chat template; known are ChatML, Llama "
+                       "2, Llama 3, Mistral, Zephyr. It begins: %s", from->name,
                        tm_printable(shown, sizeof shown, from->text.data, length));
     } else if (!(code = check_messages(&w, message, count, err))) {
         *wants_bos = has_leading_bos(jinja);
@@ -572,8 +576,8 @@ int chat_render(char **text, size_t *n, int *wants_bos, const gguf *file, const 
     chat_template from = {gguf_path(file), {"", 0}, {"", 0}, {"", 0}};
     *text = NULL;
     if (!gguf_key_find(file, key_name))
-        return kv_fail(err, KV_FAIL_RUN, "%s: the file has no chat template; is it a base model? Give "
-                       "plain text instead", from.name);
+        return kv_fail(err, KV_FAIL_RUN, "%s: the file has no chat template; is it a base model? "
+                       "Give plain text instead", from.name);
     int code = gguf_get_string(&from.text, file, key_name, err);
     if (code)
         return code;

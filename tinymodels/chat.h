@@ -44,8 +44,8 @@ const char *chat_family(const gguf *file);
 
 /* The conversation as text (malloc, ended by NUL), to be tokenized with special = 1. *wants_bos:
  * see above. open: end with the beginning of the assistant's turn (a few old templates always
- * do). Refused: unknown templates, no messages, unknown roles, and what the template itself refuses:
- * turns that do not alternate, a system message where it takes none. */
+ * do). Refused: unknown templates, no messages, unknown roles, and what the template itself
+ * refuses: turns that do not alternate, a system message where it takes none. */
 int chat_render(char **text, size_t *n, int *wants_bos, const gguf *file, const tokenizer *tok,
                 const chat_message *message, int count, int open, kv_error *err);
 

@@ -51,8 +51,8 @@ static int marks_start_tokens(const tokenizer *tok)
 int spm_open(tokenizer *tok, const tok_spec *spec, kv_error *err)
 {
     if (!spec->score || spec->n_scores != spec->n)
-        return kv_fail(err, KV_FAIL_RUN, "%s: tokenizer.ggml.scores has %zu entries for %zu tokens; "
-                       "a SentencePiece vocabulary needs one for each", tok->name,
+        return kv_fail(err, KV_FAIL_RUN, "%s: tokenizer.ggml.scores has %zu entries for %zu "
+                       "tokens; a SentencePiece vocabulary needs one for each", tok->name,
                        spec->score ? spec->n_scores : 0, spec->n);
     scored *order = malloc(spec->n * sizeof *order);
     tok->rank = malloc(spec->n * sizeof *tok->rank);

@@ -1,11 +1,12 @@
-/* The part of a tokenizer that does not depend on its family: the vocabulary and its checks, special
- * tokens, decoding. What differs between byte-level BPE and SentencePiece is in bpe.c and spm.c.
+/* The part of a tokenizer that does not depend on its family: the vocabulary and its checks,
+ * special tokens, decoding. What differs between byte-level BPE and SentencePiece is in bpe.c and
+ * spm.c.
  *
  * Special tokens are found in a text as llama.cpp finds them: one token after the other, the
  * longest text first, each wherever it occurs in what is still plain text. Control and unknown
  * tokens only if the caller asks for it, user-defined ones always. What lies between is plain
- * text, encoded stretch by stretch. (So of two special tokens that overlap in a text the longer wins,
- * not the one further left.) */
+ * text, encoded stretch by stretch. (So of two special tokens that overlap in a text the longer
+ * wins, not the one further left.) */
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,8 +46,8 @@ tok_spec tok_spec_empty(void)
 static int check_counts(const tokenizer *tok, const tok_spec *spec, kv_error *err)
 {
     if (!spec->token || spec->n == 0)
-        return kv_fail(err, KV_FAIL_RUN, "%s: the vocabulary (tokenizer.ggml.tokens) is %s", tok->name,
-                       spec->token ? "empty" : "missing");
+        return kv_fail(err, KV_FAIL_RUN, "%s: the vocabulary (tokenizer.ggml.tokens) is %s",
+                       tok->name, spec->token ? "empty" : "missing");
     if (spec->n > INT_MAX / 2 || spec->n_merges > INT_MAX / 2)
         return kv_fail(err, KV_FAIL_RUN, "%s: %zu tokens and %zu merges are too many", tok->name,
                        spec->n, spec->n_merges);
@@ -398,8 +399,8 @@ int tok_encode(int **ids, int *n, const tokenizer *tok, const char *text, size_t
     *n = 0;
     size_t bad;
     if (tm_check_utf8(text, length, &bad))
-        return kv_fail(err, KV_FAIL_RUN, "the text is not UTF-8: byte 0x%02X at offset %zu; convert it "
-                       "to UTF-8 first", (unsigned char)text[bad], bad);
+        return kv_fail(err, KV_FAIL_RUN, "the text is not UTF-8: byte 0x%02X at offset %zu; "
+                       "convert it to UTF-8 first", (unsigned char)text[bad], bad);
     if (length >= LONGEST_TEXT)
         return kv_fail(err, KV_FAIL_RUN, "the text has %zu bytes; at most %d can be tokenized at "
                        "once", length, LONGEST_TEXT - 1);
@@ -432,7 +433,8 @@ size_t tok_lost_bytes(const tokenizer *tok, const char *text, size_t length)
 
 /* ---------------------------------------------------------------- decoding */
 
-/* The bytes that an id adds to a text; after_special as in encoding: SentencePiece's prefix goes. */
+/* The bytes that an id adds to a text. SentencePiece's prefix goes: at the start and after special
+ * tokens, which is where encoding puts it. */
 static const char *decoded(const tokenizer *tok, int id, int special, int after_special,
                            size_t *length)
 {
@@ -456,8 +458,8 @@ int tok_decode(char **text, size_t *length, const tokenizer *tok, const int *ids
     size_t total = 0, part;
     for (int i = 0; i < n; i++) {
         if (ids[i] < 0 || ids[i] >= tok->n)
-            return kv_fail(err, KV_FAIL_RUN, "token %d of the sequence is %d, outside the vocabulary "
-                           "of %d", i, ids[i], tok->n);
+            return kv_fail(err, KV_FAIL_RUN, "token %d of the sequence is %d, outside the "
+                           "vocabulary of %d", i, ids[i], tok->n);
         tok_bytes(tok, ids[i], &part);
         total += part;
     }

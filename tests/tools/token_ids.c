@@ -2,8 +2,8 @@
  *
  *     token_ids FILE.gguf SPECIAL < texts > ids
  *
- * A text is its length (32 bits, little-endian) and its bytes; each answer is one line of ids, or of
- * the error. Every text must also come back from its ids, unless the vocabulary cannot say it
+ * A text is its length (32 bits, little-endian) and its bytes; each answer is one line of ids, or
+ * of the error. Every text must also come back from its ids, unless the vocabulary cannot say it
  * or it has a U+2581, SentencePiece's space; otherwise the line says so instead. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +26,8 @@ static int comes_back(const tokenizer *tok, const char *text, size_t n, const in
 {
     char *back;
     size_t length;
-    if (tok_lost_bytes(tok, text, n) > 0 || strstr(text, "\xE2\x96\x81") || strlen(text) < n) return 1;
+    if (tok_lost_bytes(tok, text, n) > 0) return 1;
+    if (strstr(text, "\xE2\x96\x81") || strlen(text) < n) return 1;
     if (tok_decode(&back, &length, tok, ids, count, 1, NULL)) return 0;
     int same = length == n && memcmp(back, text, n) == 0;
     free(back);
