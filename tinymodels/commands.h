@@ -2,6 +2,7 @@
 #ifndef TM_COMMANDS_H
 #define TM_COMMANDS_H
 
+int cmd_handmade(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_tokens(int argc, char **argv);
 int cmd_logits(int argc, char **argv);

@@ -12,6 +12,7 @@ static const struct {
     int (*run)(int argc, char **argv);
     const char *summary;
 } command[] = {
+    {"handmade", cmd_handmade, "write the hand-built model that ships with this program"},
     {"info", cmd_info, "what a model file holds: sizes, tokenizer, tensor types, metadata"},
     {"tokens", cmd_tokens, "cut a text into tokens"},
     {"logits", cmd_logits, "write the logits of a text to a .npy file"},
