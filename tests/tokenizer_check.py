@@ -8,7 +8,7 @@
         N random texts through llama.cpp's own program.
     tokenizer_check.py TOKEN_IDS --tokenizers MODEL.gguf ... [--texts N]
         The PyPI package tokenizers, fed from the file's metadata (package gguf); byte-level BPE
-        only. Where it is known to differ from llama.cpp, which we follow, no texts are compared: code
+        only. Where it is known to differ from llama.cpp, which we follow, nothing is compared: code
         points younger than Unicode 14, bytes that the vocabulary lacks (here they also leave no
         trace between their neighbours), and "</s>", which llama.cpp always takes for special.
     tokenizer_check.py --write FILE.json --llama-tokenize PROGRAM MODEL.gguf
@@ -73,8 +73,8 @@ PLAIN = [
     "x\u00b2 + y\u00b2 \u2264 z\u00b2 \u2211\u222b\u221e\u2192\u21d2", "C++ C# F# .NET",
     "THE QUICK BROWN FOX", "tHe QuIcK", "supercalifragilisticexpialidocious",
     "antidisestablishmentarianism" * 5,
-    "a" * 1000, " " * 200, "\n" * 100, "ab" * 500, "1" * 300, "!" * 300, "\u00e9" * 200, "\u4e00" "
-    "* 100,
+    "a" * 1000, " " * 200, "\n" * 100, "ab" * 500, "1" * 300, "!" * 300, "\u00e9" * 200,
+    "\u4e00" * 100,
     " " * 50 + "x", "x" + " " * 50, "\t \t \t \n\t \t\n", ("word " * 40).strip(), "\n \n \n \nx",
     " \n\t\r\n \u3000\u00a0 end",
     "The first line.\nThe second line.\n\nA new paragraph:\n  - item\n  - item\n",
