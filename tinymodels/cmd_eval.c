@@ -6,6 +6,7 @@
 #include "chat.h"
 #include "commands.h"
 #include "eval.h"
+#include "passages.h"
 #include "profile.h"
 #include "report.h"
 
@@ -26,26 +27,6 @@ static const char *const bos_name[] = {"each", "first", "none"};
 
 /* ------------------------------------------------------------------- text */
 
-static int append(job *j, const int *ids, int n, kv_error *err)
-{
-    int *longer = realloc(j->ids, ((size_t)j->n + (size_t)n + 1) * sizeof *longer);
-    if (!longer) return kv_fail(err, KV_FAIL_RUN, "not enough memory for %d tokens", j->n + n);
-    memcpy(longer + j->n, ids, (size_t)n * sizeof *ids);
-    j->ids = longer;
-    j->n += n;
-    return KV_OK;
-}
-
-static int append_text(job *j, const char *text, size_t length, int special, int limit,
-                       kv_error *err)
-{
-    int *ids, n;
-    if (tok_encode(&ids, &n, j->s.tok, text, length, special, err)) return err->code;
-    int code = append(j, ids, limit > 0 && n > limit ? limit : n, err);
-    free(ids);
-    return code;
-}
-
 /* "eot" or "eot:N". */
 static int parse_join(int *limit, const char *text, kv_error *err)
 {
@@ -60,49 +41,6 @@ static int parse_join(int *limit, const char *text, kv_error *err)
     return KV_OK;
 }
 
-/* The end of the line that begins at p. */
-static const char *line_end(const char *p, const char *end)
-{
-    const char *newline = memchr(p, '\n', (size_t)(end - p));
-    return newline ? newline + 1 : end;
-}
-
-static int is_blank(const char *p, const char *end)
-{
-    while (p < end && isspace((unsigned char)*p)) p++;
-    return p == end;
-}
-
-static int append_passage(job *j, const char *p, const char *end, int limit, kv_error *err)
-{
-    int eot = tok_end_of_text(j->s.tok);
-    while (p < end && isspace((unsigned char)*p)) p++;
-    while (end > p && isspace((unsigned char)end[-1])) end--;
-    if (p == end) return KV_OK;
-    int code = append(j, &eot, 1, err);
-    return code ? code : append_text(j, p, (size_t)(end - p), j->s.common->special, limit, err);
-}
-
-/* EOT, passage, EOT, passage, ...; passages are separated by empty lines. */
-static int append_passages(job *j, const char *text, size_t length, kv_error *err)
-{
-    const char *end = text + length, *start = text;
-    int limit;
-    if (parse_join(&limit, j->join, err)) return err->code;
-    if (tok_end_of_text(j->s.tok) < 0)
-        return kv_fail(err, KV_FAIL_USAGE, "--join eot: the model's vocabulary has no end-of-text"
-                       " token");
-    for (const char *p = text; p < end; ) {
-        const char *next = line_end(p, end);
-        if (is_blank(p, next)) {
-            if (append_passage(j, start, p, limit, err)) return err->code;
-            start = next;
-        }
-        p = next;
-    }
-    return append_passage(j, start, end, limit, err);
-}
-
 static int read_file(job *j, kv_error *err)
 {
     char *text;
@@ -111,8 +49,12 @@ static int read_file(job *j, kv_error *err)
     size_t lost = tok_lost_bytes(j->s.tok, text, length);
     if (lost) cli_warn("%zu bytes of %s have no token in this vocabulary and are left out", lost,
                        j->file);
-    int code = j->join ? append_passages(j, text, length, err)
-                       : append_text(j, text, length, j->s.common->special, 0, err);
+    int limit = 0, code = j->join ? parse_join(&limit, j->join, err) : KV_OK;
+    if (!code && j->join)
+        code = passages_join(&j->ids, &j->n, j->s.tok, text, length, j->s.common->special, limit,
+                             err);
+    else if (!code)
+        code = tok_encode(&j->ids, &j->n, j->s.tok, text, length, j->s.common->special, err);
     free(text);
     return code;
 }
@@ -127,7 +69,7 @@ static int read_chat(job *j, kv_error *err)
     if (chat_read(&list, j->chat, err)) return err->code;
     int code = chat_render(&text, &length, &wants_bos, j->s.file, j->s.tok, list.message,
                            list.count, 0, err);
-    if (!code) code = append_text(j, text, length, 1, 0, err);
+    if (!code) code = tok_encode(&j->ids, &j->n, j->s.tok, text, length, 1, err);
     free(text);
     chat_free(&list);
     if (j->bos_choice < 0) j->bos = wants_bos ? TM_BOS_FIRST : TM_BOS_NONE;
