@@ -687,7 +687,6 @@ Test(tokenizer, vocabularies_that_make_no_sense)
     s = good, s.bos = 257, expect_refused(&s, "bos", "bos_token_id is 257");
     s = good, s.eos = 99999, expect_refused(&s, "eos", "eos_token_id is 99999");
     s = good, s.eot = INT64_MAX, expect_refused(&s, "eot", "eot_token_id");
-    s = good, s.add_bos = 1, expect_refused(&s, "add bos", "no tokenizer.ggml.bos_token_id");
     s = good, s.merge = NULL, expect_refused(&s, "merges", "merges is missing");
     s = good, s.merge = NULL, s.n_merges = 0, tok_close(open_made(&(made){.spec = s}));
     static const char *const bad[] = {"a", "a ", " b", "a zz", "zz a", "a c", ""};

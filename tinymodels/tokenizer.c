@@ -155,9 +155,6 @@ static int read_ids(tokenizer *tok, const tok_spec *spec, kv_error *err)
         tok->end_of_text = tok->eos;
     tok->add_bos = spec->add_bos < 0 ? spm : spec->add_bos != 0;
     tok->strip_after_special = spec->strip_after_special;
-    if (tok->add_bos && tok->bos < 0)
-        return kv_fail(err, KV_FAIL_RUN, "%s: tokenizer.ggml.add_bos_token is true but there is no "
-                       "tokenizer.ggml.bos_token_id", tok->name);
     return 0;
 }
 

@@ -82,7 +82,8 @@ int tok_find(const tokenizer *tok, const char *piece, size_t length);
 
 int tok_bos(const tokenizer *tok);        /* -1: the file has none */
 int tok_eos(const tokenizer *tok);        /* -1: the file has none */
-int tok_add_bos(const tokenizer *tok);    /* 1: texts start with a BOS unless the user says no */
+/* 1: texts start with a BOS unless the user says no. (Also if tok_bos is -1: then say so.) */
+int tok_add_bos(const tokenizer *tok);
 int tok_is_eog(const tokenizer *tok, int id); /* 1: generation ends here */
 
 /* The token that stood between documents in training: <|endoftext|> or <|end_of_text|>, else EOS;
