@@ -104,11 +104,11 @@ def as_bf16(x):
     return bits.astype(np.uint32).view(ONE)
 
 
-def quantize_groups(x, free, bits, sym, axis):
-    """Quantize and dequantize x along `axis`; each line along it is a group.
+def group_codes(x, free, bits, sym, axis):
+    """Codes, scales and minima of x along `axis`; each line is a group.
 
-    `free` (same shape) marks the elements that count."""
-    top = 2 ** bits - 1
+    `free` (same shape) marks the elements that count.  A symmetric code is
+    the signed one.  Scales and minima are float32 that binary16 can hold."""
     if sym:
         peak = np.where(free, np.abs(x), ONE(0)).max(axis=axis, keepdims=True)
         scale = as_half(peak / ONE(2 ** (bits - 1) - 1)).astype(ONE)
@@ -118,11 +118,17 @@ def quantize_groups(x, free, bits, sym, axis):
         lowest = np.where(free, x, ONE(np.inf)).min(axis=axis, keepdims=True)
         highest = np.where(free, x, ONE(-np.inf)).max(axis=axis, keepdims=True)
         lowest, highest = np.where(empty, ONE(0), lowest), np.where(empty, ONE(0), highest)
-        scale = as_half((highest - lowest) / ONE(top)).astype(ONE)
-        low, first, last = as_half(lowest).astype(ONE), 0, top
+        first, last = 0, 2 ** bits - 1
+        scale = as_half((highest - lowest) / ONE(last)).astype(ONE)
+        low = as_half(lowest).astype(ONE)
     with np.errstate(divide="ignore", invalid="ignore"):
         code = np.clip(np.rint((x - low) / scale), ONE(first), ONE(last))
-    code = np.where(scale == 0, ONE(0), code)
+    return np.where(scale == 0, ONE(0), code), scale, low
+
+
+def quantize_groups(x, free, bits, sym, axis):
+    """x as it comes back from its groups' codes."""
+    code, scale, low = group_codes(x, free, bits, sym, axis)
     return code * scale + low
 
 
@@ -171,47 +177,67 @@ def stored_bytes(form, kept, tokens, heads, size):
 
 # --- The two passes and their comparison -------------------------------------
 
-def run(model, ids, keys, values, keep):
-    """Log-probabilities [ctx - 1, vocabulary] of the scored predictions."""
+def run(model, ids, keys, values, keep, look=None):
+    """Log-probabilities [ctx - 1, vocabulary] of the scored predictions.
+
+    `look`, if given, sees the residual h of every layer, as a tap."""
     def tap(name, layer, value):
+        if name == "h":
+            return look(name, layer, value)
         if name == "v":
             return through_cache(value, values, keep[layer])
         if name == ("k_pre" if keys.pre else "k"):
             return through_cache(value, keys, keep[layer])
         return None
 
-    logits = llama.forward(model, ids, tap, {"k", "k_pre", "v"})[:-1].astype(np.float64)
+    names = {"k", "k_pre", "v"} | ({"h"} if look else set())
+    logits = llama.forward(model, ids, tap, names)[:-1].astype(np.float64)
     logits -= logits.max(axis=1, keepdims=True)
     return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
-def evaluate(model, windows, keys, values, keeps):
-    """keeps[w][layer] lists positions.  Returns the dictionary of results."""
-    ctx, half = len(windows[0]), Format("f16")
-    heads, size = model.kv_heads, model.head_size
-    nothing = [[]] * model.layers
-    sums = dict.fromkeys(("loss16", "loss", "kl", "same", "bytes", "kept"), 0.0)
-    for ids, keep in zip(windows, keeps):
-        log16 = run(model, ids, half, half, nothing)
-        logq = run(model, ids, keys, values, keep)
-        rows, target = np.arange(ctx - 1), np.asarray(ids[1:])
+class Tally:
+    """Sums over windows of what one pair of formats does."""
+
+    def __init__(self, model, keys, values):
+        self.model, self.keys, self.values, self.windows = model, keys, values, 0
+        self.sums = dict.fromkeys(("loss16", "loss", "kl", "same", "bytes", "kept"), 0.0)
+
+    def add(self, ids, log16, logq, keep):
+        """One window; keep[layer] lists positions."""
+        sums, heads, size = self.sums, self.model.kv_heads, self.model.head_size
+        self.windows, self.ctx = self.windows + 1, len(ids)
+        rows, target = np.arange(len(ids) - 1), np.asarray(ids[1:])
         sums["loss16"] -= log16[rows, target].sum()
         sums["loss"] -= logq[rows, target].sum()
         sums["kl"] += (np.exp(log16) * (log16 - logq)).sum()
         sums["same"] += (log16.argmax(axis=1) == logq.argmax(axis=1)).sum()
         for kept in keep:
             sums["kept"] += len(kept)
-            sums["bytes"] += sum(stored_bytes(form, kept, ctx, heads, size)
-                                 for form in (keys, values))
-            sums["bytes"] += 4 * len(kept) * (keys.integer or values.integer)
-    n, scored = len(windows), len(windows) * (ctx - 1)
-    elements = 2 * model.layers * heads * size * ctx
-    return {"windows": n, "tokens": scored,
-            "ppl16": float(np.exp(sums["loss16"] / scored)),
-            "ppl": float(np.exp(sums["loss"] / scored)),
-            "kl": sums["kl"] / scored, "top1": sums["same"] / scored,
-            "bits": 8 * sums["bytes"] / n / elements, "bytes": sums["bytes"] / n,
-            "bytes16": 2 * elements, "kept": sums["kept"] / n / model.layers}
+            sums["bytes"] += sum(stored_bytes(form, kept, len(ids), heads, size)
+                                 for form in (self.keys, self.values))
+            sums["bytes"] += 4 * len(kept) * (self.keys.integer or self.values.integer)
+
+    def result(self):
+        model, sums, n = self.model, self.sums, self.windows
+        scored = n * (self.ctx - 1)
+        elements = 2 * model.layers * model.kv_heads * model.head_size * self.ctx
+        return {"windows": n, "tokens": scored,
+                "ppl16": float(np.exp(sums["loss16"] / scored)),
+                "ppl": float(np.exp(sums["loss"] / scored)),
+                "kl": sums["kl"] / scored, "top1": sums["same"] / scored,
+                "bits": 8 * sums["bytes"] / n / elements, "bytes": sums["bytes"] / n,
+                "bytes16": 2 * elements, "kept": sums["kept"] / n / model.layers}
+
+
+def evaluate(model, windows, keys, values, keeps):
+    """keeps[w][layer] lists positions.  Returns the dictionary of results."""
+    half, nothing = Format("f16"), [[]] * model.layers
+    tally = Tally(model, keys, values)
+    for ids, keep in zip(windows, keeps):
+        log16 = run(model, ids, half, half, nothing)
+        tally.add(ids, log16, run(model, ids, keys, values, keep), keep)
+    return tally.result()
 
 
 # --- The command line --------------------------------------------------------
