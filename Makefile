@@ -138,6 +138,26 @@ clang-check: ## build and run the tests with clang
 	$(need) clang-check build test check
 	@$(MAKE) --no-print-directory test-run BUILD=$(BUILD)/clang CC=clang
 
+# ---- figures of the README ----------------------------------------------------------------------
+
+.PHONY: readme results readme-check
+readme: $(BUILD)/kvsink ## write the README's table and pictures from the result files
+	@$(PYTHON) tests/tools/results.py readme
+	@$(BUILD)/kvsink handmade -o $(tiny_model) --write-text $(BUILD)/verse.txt >/dev/null
+	@$(BUILD)/kvsink sinks $(tiny_model) --file $(BUILD)/verse.txt --png chapters/00-start/sinks.png >/dev/null
+	@$(BUILD)/kvsink outliers $(tiny_model) --file $(BUILD)/verse.txt --png chapters/00-start/outliers.png >/dev/null
+
+results: ## measure the README's figures anew (about 20 minutes on two cores)
+	$(need) results build test fetch text
+	@sh tests/tools/fetch.sh $(BUILD)/llm
+	@$(MAKE) --no-print-directory texts $(BUILD)/kvsink
+	@$(PYTHON) tests/tools/results.py run $(BUILD)
+
+# Is the table what the result files say, and does one row of each model come out again?
+readme-check: $(BUILD)/kvsink
+	@$(PYTHON) tests/tools/results.py readme --check
+	@$(PYTHON) tests/tools/results.py repeat $(BUILD) tiny-kvsink5 smollm2-8bit
+
 .PHONY: vectors
 vectors: ## write tests/vectors/ anew from the oracle
 	$(PYTHON) tests/oracle/make_vectors.py
