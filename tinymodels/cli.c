@@ -355,7 +355,7 @@ static int parse_all(cli_common *common, const cli_command *command, int argc, c
             common->positional = argv[i];
         }
     }
-    if (command->positional && !common->positional)
+    if (command->positional && command->positional[0] != '[' && !common->positional)
         return kv_fail(err, KV_FAIL_USAGE, "%s is missing", command->positional);
     if ((command->groups & CLI_TEXT) && !common->text == !common->file)
         return kv_fail(err, KV_FAIL_USAGE, common->text

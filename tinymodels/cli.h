@@ -81,7 +81,7 @@ enum {
 
 typedef struct {
     const char *name, *summary;
-    const char *positional; /* "MODEL", "IN.npy"; NULL: none */
+    const char *positional; /* "MODEL", "IN.npy", "[MODEL]" if it may be left out; NULL: none */
     unsigned groups;        /* CLI_TEXT | ... */
     const cli_option *options; /* the command's own, ended by an entry of zeros */
     const char *details;       /* text for --help between options and examples, or NULL */

@@ -23,6 +23,7 @@ static const struct {
     {"predict", cmd_predict, "list the tokens a keep rule would protect in a text"},
     {"eval", cmd_eval, "measure perplexity, KL divergence, bits and bytes of a cache format"},
     {"dump", cmd_dump, "write any intermediate result of the model to a .npy file"},
+    {"demo", cmd_demo, NULL}, /* what `make demo` runs */
     {"quantize", cmd_quantize, "quantize an array: codes, scales, minima and what comes back"},
 };
 
@@ -34,7 +35,7 @@ static void print_help(FILE *f)
                "Attention sinks, and the low-bit key-value caches that break on them.\n\n"
                "commands:\n");
     for (int i = 0; i < COMMANDS; i++)
-        fprintf(f, "  %-10s %s\n", command[i].name, command[i].summary);
+        if (command[i].summary) fprintf(f, "  %-10s %s\n", command[i].name, command[i].summary);
     fprintf(f, "\nEvery command has --help with its options, their defaults and examples;\n"
                "all take --json, --threads N and --version.\n\n"
                "examples:\n"
