@@ -1,16 +1,17 @@
 /* The fast backend against the scalar one, within bounds derived from the number of roundings.
  *
- * u = 2^-24 is the largest relative error of one float32 operation, g(n) = n u / (1 - n u) that of n of
- * them in a row (Higham, Accuracy and Stability of Numerical Algorithms, lemma 3.1). A sum of n
- * products in any order, with or without fused operations, is off by at most
- * g(n) times the sum of the products' magnitudes; the scalar backend adds in double and rounds once,
- * which is one u more.
+ * u = 2^-24 is the largest relative error of one float32 operation, g(n) = n u / (1 - n u) that of
+ * n of them in a row (Higham, Accuracy and Stability of Numerical Algorithms, lemma 3.1). A sum of
+ * n products in any order, with or without fused operations, is off by at most
+ * g(n) times the sum of the products' magnitudes; the scalar backend adds in double and rounds
+ * once, which is one u more.
  *
- * Attention: a score is off by e <= g(D + 3) max sum |q k| / sqrt(D) (products, scaling, the judge's
- * own rounding), and subtracting the maximum rounds by u S more, S the largest |score|. Both the
- * weight itself and the sum that divides it feel that, so a weight is off by a factor within
- * exp(+-2(e + u S)); exp itself is good to 2 units in the last place (4 u), the sum over T to
- * g(T), the rest to a few u. An output is then off by that and another g(T), relative to sum p |v|. */
+ * Attention: a score is off by e <= g(D + 3) max sum |q k| / sqrt(D) (products, scaling, the
+ * judge's own rounding), and subtracting the maximum rounds by u S more, S the largest |score|.
+ * Both the weight itself and the sum that divides it feel that, so a weight is off by a factor
+ * within exp(+-2(e + u S)); exp itself is good to 2 units in the last place (4 u), the sum over T
+ * to g(T), the rest to a few u. An output is then off by that and another g(T), relative to sum p
+ * |v|. */
 #include "check.h"
 #include "fast.h"
 #include "kernels.h"
@@ -265,8 +266,8 @@ static void check_attention(kv_shape s, int past, int n, int with, int version, 
     const kv_backend *b = tm_fast_backend(f);
     kv_error err;
     float *sink = with & 1 ? p.sink : NULL;
-    cr_assert_eq(b->attention(b->self, p.out, with & 2 ? p.rows : NULL, p.q, p.k, p.v, sink, s, past,
-                              n, &err), KV_OK, "%s", err.text);
+    cr_assert_eq(b->attention(b->self, p.out, with & 2 ? p.rows : NULL, p.q, p.k, p.v, sink, s,
+                              past, n, &err), KV_OK, "%s", err.text);
     kv_attention(out, rows, p.q, p.k, p.v, sink, s, past, n, scratch, NULL);
     int bad = 0;
     for (int i = 0; i < n; i++)
@@ -286,7 +287,8 @@ static void check_attention(kv_shape s, int past, int n, int with, int version, 
 Test(fast, attention_within_bound)
 {
     const kv_shape s[] = {{2, 2, 8}, {4, 2, 64}, {9, 3, 16}, {4, 1, 10}, {7, 1, 32}};
-    const int sizes[][2] = {{0, 1}, {0, 31}, {0, 33}, {0, 64}, {5, 65}, {0, 129}, {37, 1}, {31, 32}};
+    const int sizes[][2] = {{0, 1}, {0, 31}, {0, 33}, {0, 64}, {5, 65}, {0, 129}, {37, 1},
+                            {31, 32}};
     uint64_t seed = 5;
     for (int i = 0; i < 5; i++)
         for (int j = 0; j < 8; j++)
@@ -357,7 +359,7 @@ static void check_decode(const char *keys, const char *values, kv_shape s, const
     kv_cache_read(p.k, &a.c, 0, 0, 0, T);
     kv_cache_read(p.v, &a.c, 0, 1, 0, T);
     double extra = 0, largest = 0, q = 0;
-    if (a.c.spec.keys.pre) { /* a rotation in float: three roundings of products with both of a pair */
+    if (a.c.spec.keys.pre) { /* rotated in float: three roundings of products with both of a pair */
         for (int i = 0; i < T * row; i++)
             largest = fmax(largest, fabs(p.k[i]));
         for (int i = 0; i < s.heads * D; i++)
@@ -419,8 +421,8 @@ Test(fast, decode_of_a_sealed_cache)
     uint64_t seed = 8;
     kv_rope rope = {16, 1, 100, 1, NULL};
     for (int v = 0; v < versions(); v++) {
-        check_decode("2:channel:all", "2:channel:all:sym", (kv_shape){6, 2, 16}, &rope, 0, 131, 1, 1,
-                     v, &seed);
+        check_decode("2:channel:all", "2:channel:all:sym", (kv_shape){6, 2, 16}, &rope, 0, 131, 1,
+                     1, v, &seed);
         check_decode("3:channel:128:pre", "4:token:16", (kv_shape){6, 2, 16}, &rope, 0, 131, 1, 2,
                      v, &seed);
     }

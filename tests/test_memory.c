@@ -1,5 +1,5 @@
-/* Memories: a window is what ref/ quantizes, bit for bit; a stream is what the packed cache gives, in
- * whatever pieces its tokens arrive. */
+/* Memories: a window is what ref/ quantizes, bit for bit; a stream is what the packed cache gives,
+ * in whatever pieces its tokens arrive. */
 #define _POSIX_C_SOURCE 200809L /* setenv */
 #include "check.h"
 #include "fast.h"
@@ -124,7 +124,8 @@ static void check_window(const kv_model *m, const char *keys, const char *values
     for (int i = 0; i < 4; i++)
         free(x[i]);
     free(arrived);
-    free(q), free(flags), free(codes), free(scale), free(min), free(kept), free(seen.k), free(seen.v);
+    free(q), free(flags), free(codes), free(scale), free(min), free(kept);
+    free(seen.k), free(seen.v);
 }
 
 Test(memory, window_is_kv_quantize_to_the_bit)
@@ -307,9 +308,9 @@ Test(memory, stream_in_any_pieces)
 }
 
 /* Through the fast backend the final states, which have unit mean square, move by rounding only.
- * Formats are f32: elsewhere a number on the edge between two levels may fall to the other side. Each of
- * the 4 layers adds errors of at most g(24) = 24 * 2^-24 (sums of up to 24 products) in some 5
- * products, and the next layers and the last norm pass errors on, enlarged by the ratio of
+ * Formats are f32: elsewhere a number on the edge between two levels may fall to the other side.
+ * Each of the 4 layers adds errors of at most g(24) = 24 * 2^-24 (sums of up to 24 products) in
+ * some 5 products, and the next layers and the last norm pass errors on, enlarged by the ratio of
  * sum |x||w| to |sum x w|, here below 10 for all but unlucky entries: 4 * 5 * 24 * 6e-8 * 10 = 3e-4
  * at the very worst; errors are random, so a tenth of that is asked for. */
 Test(memory, stream_fast_as_scalar)
@@ -396,7 +397,8 @@ Test(memory, stream_holds_what_an_append_gives)
         kv_cache_read(want, &c, 0, 0, 0, TEXT);
         cr_expect(check_same(got, want, TEXT * 16), "%s", streams[i].keys);
         tm_stream_close(s);
-        free(hidden), free(got), free(want), free(values), free(taken), free(memory), free(run.work);
+        free(hidden), free(got), free(want), free(values), free(taken);
+        free(memory), free(run.work);
     }
 }
 

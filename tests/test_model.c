@@ -1,4 +1,5 @@
-/* Loading models: a small llama written with gguf_write, right in every detail and then wrong in one. */
+/* Loading models: a small llama written with gguf_write, right in every detail and then wrong in
+ * one. */
 #define _POSIX_C_SOURCE 200809L
 #include <unistd.h>
 
@@ -154,7 +155,8 @@ static const model_case wrong[] = {
     {"longrope", .key = "llama.rope.scaling.type", .text = "longrope", .says = "'longrope'"},
     {"fewer tokens", .tokens = V - 1, .says = "vocabulary mismatch"},
     {"more tokens", .tokens = V + 1, .says = "vocabulary mismatch"},
-    {"other size stated", .key = "llama.vocab_size", .number = V + 2, .says = "vocabulary mismatch"},
+    {"other size stated", .key = "llama.vocab_size", .number = V + 2,
+     .says = "vocabulary mismatch"},
     {"no embedding", .drop = "token_embd.weight", .says = "token_embd.weight"},
     {"no norm", .drop = "output_norm.weight", .says = "output_norm.weight is missing"},
     {"no keys", .drop = "blk.1.attn_k.weight", .says = "blk.1.attn_k.weight is missing"},
@@ -162,7 +164,8 @@ static const model_case wrong[] = {
     {"transposed", .tensor = "blk.0.ffn_down.weight", .rows = F, .cols = C, .says = "40 x 24"},
     {"short gain", .tensor = "blk.1.ffn_norm.weight", .rows = 0, .cols = C - 1, .says = "shape 23"},
     {"matrix for gain", .tensor = "output_norm.weight", .rows = 2, .cols = C, .says = "24 x 2"},
-    {"NaN", .tensor = "blk.1.ffn_up.weight", .poison = NAN, .says = "blk.1.ffn_up.weight: weight 5"},
+    {"NaN", .tensor = "blk.1.ffn_up.weight", .poison = NAN,
+     .says = "blk.1.ffn_up.weight: weight 5"},
     {"infinity", .tensor = "token_embd.weight", .poison = INFINITY, .says = "weight 5 is inf"},
     {"minus infinity", .tensor = "blk.0.attn_norm.weight", .poison = -INFINITY, .says = "-inf"},
     {"bias", .extra_tensor = "blk.0.attn_q.bias", .says = "blk.0.attn_q.bias"},
@@ -298,7 +301,8 @@ Test(model, runs_fast_as_scalar_and_the_same_on_any_number_of_threads)
     for (int i = 0; i < T; i++)
         tokens[i] = check_below(&seed, V);
     float scratch[T], *want = check_floats(T * C), *got = check_floats(T * C);
-    float *first = check_floats(T * C), *logits = check_floats(T * V), *judged = check_floats(T * V);
+    float *first = check_floats(T * C), *logits = check_floats(T * V);
+    float *judged = check_floats(T * V);
     kv_backend scalar = kv_scalar_backend(scratch);
     kv_run run = {.model = m->kv, .backend = &scalar};
     run.work = check_floats(kv_forward_work(m->kv, 0, 0, T));

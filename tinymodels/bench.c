@@ -1,9 +1,9 @@
 /* Measures how fast things are: build/bench MODEL.gguf [--runs N] [--threads N] [--json FILE]
  *
  * Every run measures everything once, one after the other, and the table shows medians over runs;
- * so a slow minute of the machine meets all figures alike. With LLAMA_BENCH and LLAMA_PERPLEXITY set
- * to llama.cpp's programs of these names, each run measures them too, right after our own figure
- * of the same kind. Only such ratios from one run mean anything across machines.
+ * so a slow minute of the machine meets all figures alike. With LLAMA_BENCH and LLAMA_PERPLEXITY
+ * set to llama.cpp's programs of these names, each run measures them too, right after our own
+ * figure of the same kind. Only such ratios from one run mean anything across machines.
  *
  * Rows, unless they say otherwise in tokens per second:
  *   pass      a perplexity pass: forward and logits of every position, keys and values in 16 bits
@@ -182,7 +182,8 @@ static int build_keep(bench *b, look *l, int n)
     int *position = calloc((size_t)(L * n), sizeof *position);
     int *found = calloc((size_t)n, sizeof *found);
     float *scratch = calloc((size_t)n, sizeof *scratch);
-    kv_stage stage[2] = {{.layer = l->layer[0], .channel = l->channel, .at_sinks = 2, .elsewhere = 1},
+    kv_stage stage[2] = {{.layer = l->layer[0], .channel = l->channel, .at_sinks = 2,
+                          .elsewhere = 1},
                          {.layer = l->layer[1], .channel = l->channel, .at_sinks = 3,
                           .elsewhere = 1}};
     kv_profile profile = {.layers = L, .width = b->kv->width, .vocab = b->kv->vocab, .n_stages = 2,
@@ -229,8 +230,8 @@ static int no_attention(void *self, float *out, float *weights, const float *q, 
                         const float *v, const float *sink, kv_shape s, int past, int n,
                         kv_error *err)
 {
-    (void)self, (void)out, (void)weights, (void)q, (void)k, (void)v, (void)sink, (void)s, (void)past,
-        (void)n, (void)err;
+    (void)self, (void)out, (void)weights, (void)q, (void)k, (void)v, (void)sink, (void)s;
+    (void)past, (void)n, (void)err;
     return KV_OK;
 }
 
@@ -252,7 +253,8 @@ static int pretend_prefill(bench *b, tm_stream *s, int depth)
     return bad ? bad : tm_stream_begin_decode(s, NULL, &b->err);
 }
 
-static int decode(bench *b, const char *keys, const char *values, int recent, int depth, double *time)
+static int decode(bench *b, const char *keys, const char *values, int recent, int depth,
+                  double *time)
 {
     tm_stream_spec spec = {.recent = recent, .capacity = depth + NEW + 1};
     tm_stream *s = NULL;
@@ -319,8 +321,8 @@ static double their_pass(const bench *b, int n)
         fprintf(f, "%s ", i % 3 ? i % 7 ? "the river" : "runs to" : "a quiet sea");
     if (f)
         fclose(f);
-    snprintf(command, sizeof command, "'%s' -m '%s' -f %s -c %d -b %d -t %d --chunks 1 2>&1", program,
-             b->path, text, n, n, tm_pool_threads(tm_fast_pool(b->fast)));
+    snprintf(command, sizeof command, "'%s' -m '%s' -f %s -c %d -b %d -t %d --chunks 1 2>&1",
+             program, b->path, text, n, n, tm_pool_threads(tm_fast_pool(b->fast)));
     double each = ask(command, "perplexity: ", "seconds per pass");
     remove(text);
     return each > 0 ? n / each : 0;
@@ -399,7 +401,8 @@ static void print_table(figures *f, const bench *b)
            getenv("LLAMA_BENCH") || getenv("LLAMA_PERPLEXITY") ? ", llama.cpp measured in between"
                                                                : "");
     for (int r = 0; r < ROWS; r++) {
-        double ours = median(f->ours[r], f->n_ours[r]), theirs = median(f->theirs[r], f->n_theirs[r]);
+        double ours = median(f->ours[r], f->n_ours[r]);
+        double theirs = median(f->theirs[r], f->n_theirs[r]);
         printf("%-40s %10.*f %-6s", rows[r].text, ours < 1 ? 4 : ours < 10 ? 2 : 1, ours,
                rows[r].unit);
         if (theirs > 0)

@@ -1,9 +1,9 @@
 /* One query over a packed cache: tm_fast_decode of fast.h.
  *
  * A store (a layer's keys, or its values) is cut into tiles of at most TILE tokens that lie in one
- * group, or all in 16 bits. A tile of one KV head is turned into floats in a thread's scratch memory
- * (16 KiB at head size 64: it stays in the first-level cache) and used at once by all query heads
- * that share the KV head. Per-channel codes are read channel by channel, so such a tile is
+ * group, or all in 16 bits. A tile of one KV head is turned into floats in a thread's scratch
+ * memory (16 KiB at head size 64: it stays in the first-level cache) and used at once by all query
+ * heads that share the KV head. Per-channel codes are read channel by channel, so such a tile is
  * [channel][token]; everything else is [token][channel]. Either way one kernel does the
  * sums:
  *

@@ -2,8 +2,8 @@
  *
  * AVX-512 is limited to the subsets that every processor with it has had since Skylake; AMX and the
  * like are never used. Contraction of a*b+c into one rounding is allowed in kernels.inc (and only
- * there and in OpenBLAS); the order of every sum is still written down in the source. Floating-point
- * exceptions are not looked at, which lets gcc turn `?:` into vector code. */
+ * there and in OpenBLAS); the order of every sum is still written down in the source.
+ * Floating-point exceptions are not looked at, which lets gcc turn `?:` into vector code. */
 #include "kernels.h"
 
 #include <float.h>
@@ -45,8 +45,9 @@
 #include "version.inc"
 #if defined(__clang__)
 #pragma clang attribute pop
-#pragma clang attribute push(                                                                      \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(                                                                     \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))),                  \
+    apply_to = function)
 #else
 #pragma GCC pop_options
 #pragma GCC push_options

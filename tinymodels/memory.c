@@ -423,7 +423,8 @@ static int prefill(tm_stream *s, const kv_backend *backend, int layer, float *ou
     int past = s->tokens[layer], pre = s->spec.keys.pre;
     if (take_prefill(s, err))
         return KV_FAIL_RUN;
-    float *ks = s->k + (size_t)layer * layer_floats(s), *vs = s->v + (size_t)layer * layer_floats(s);
+    float *ks = s->k + (size_t)layer * layer_floats(s);
+    float *vs = s->v + (size_t)layer * layer_floats(s);
     const float *all = ks;
     memcpy(ks + (size_t)past * row, pre ? k_pre : k, (size_t)n * row * sizeof *ks);
     memcpy(vs + (size_t)past * row, v, (size_t)n * row * sizeof *vs);

@@ -3,8 +3,8 @@
  * First everything is looked at: sizes from the metadata, then every tensor by name with
  * the shape that the sizes demand, each noted as a `slot` (which tensor, which pointer of the model
  * wants it). Only when all of that is right is memory taken, once for all weights, and filled by
- * all threads in pieces of PIECE elements, each piece checked for NaN and infinity as it is written.
- *
+ * all threads in pieces of PIECE elements, each piece checked for NaN and infinity as it is
+ * written. 
  * Names and shapes: the GGUF conventions of ggml-org/llama.cpp (gguf-py/gguf/constants.py). dims[0]
  * is the contiguous one, so a matrix [rows][cols] has dims {cols, rows}. Query and key
  * weights of this architecture are stored permuted, for RoPE on neighbouring pairs. */
