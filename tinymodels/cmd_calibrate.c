@@ -102,7 +102,9 @@ static void print_json(const tm_calibration *c, const char *path)
     }
     cli_json_add_int(root, "prompts", c->prompts);
     cJSON_AddBoolToObject(root, "weak", c->profile.weak);
-    cJSON_AddItemToObject(root, "ids", cli_json_ints(c->profile.ids, c->profile.n_ids));
+    if (c->profile.n_ids)
+        cJSON_AddItemToObject(root, "ids", cli_json_ints(c->profile.ids, c->profile.n_ids));
+    else cJSON_AddArrayToObject(root, "ids");
     if (c->sun_layer >= 0) {
         cJSON *sun = cJSON_AddObjectToObject(root, "sun");
         cli_json_add_int(sun, "layer", c->sun_layer);

@@ -120,9 +120,6 @@ static int open_memories(evaluation *v, kv_error *err)
     if (s->recent)
         return kv_fail(err, KV_FAIL_USAGE, "--recent %d: a whole window has no recent tokens; add"
                        " --stream P", s->recent);
-    if (s->keep.decode)
-        return kv_fail(err, KV_FAIL_USAGE, "--keep ...+decode: a whole window has no decode phase;"
-                       " add --stream P");
     if (tm_window_open(&v->window, m, &s->keys, &s->values, s->ctx, pool, err) ||
         tm_window_open(&v->window16, m, &f16, &f16, s->ctx, pool, err)) return err->code;
     return KV_OK;

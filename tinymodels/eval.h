@@ -11,11 +11,11 @@
  *   kept         kept positions per layer, mean over layers and windows
  *
  * Whole-window: every position attends to the quantized window, statistics per window; the ctx - 1
- * predictions of a window are scored. Stream: the first P tokens are a prefill that attends to
- * unquantized keys and values, the others are fed one by one through the packed cache, and
- * the ctx - 1 - P predictions made by them are scored. Keep sets come from the 16-bit pass over
- * the same window (stream: over its prefill). With 16-bit keys and values both passes would be the
- * same computation, so it is made once, and kl is exactly 0.
+ * predictions of a window are scored; all of it is prompt, so +decode changes nothing. Stream: the
+ * first P tokens are a prefill that attends to unquantized keys and values, the others are fed one by
+ * one through the packed cache, and the ctx - 1 - P predictions made by them are scored. Keep sets
+ * come from the 16-bit pass over the same window (stream: over its prefill). With 16-bit keys and
+ * values both passes would be the same computation, so it is made once, and kl is exactly 0.
  *
  * Sums run in double, in the order of the tokens, so results do not depend on threads. */
 #ifndef TM_EVAL_H
