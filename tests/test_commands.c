@@ -1,6 +1,6 @@
 /* The analysing commands as processes, on the hand-built model, about which everything is known:
- * sinks, outliers, calibrate, predict, eval and the demo. KV_BUILD names the folder kvsink was built
- * in (default: build). */
+ * sinks, outliers, calibrate, predict, eval and the demo. KV_BUILD names the folder kvsink was
+ * built in (default: build). */
 #define _XOPEN_SOURCE 700
 
 #include <math.h>
@@ -56,8 +56,8 @@ static int run(const char *arguments)
 {
     char line[8192];
     size_t n;
-    snprintf(line, sizeof line, "%s %s >out.txt 2>err.txt; s=$?; cat out.txt err.txt >all.txt; exit $s",
-             program, arguments);
+    snprintf(line, sizeof line,
+             "%s %s >out.txt 2>err.txt; s=$?; cat out.txt err.txt >all.txt; exit $s", program, arguments);
     int status = system(line);
     free(said);
     said = NULL;

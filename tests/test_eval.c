@@ -132,7 +132,8 @@ static int attend_by_cache(void *self, const kv_backend *backend, int layer, flo
     by_cache *c = self;
     const int *kept = c->keep->position + layer * c->keep->capacity;
     int pre = c->cache.spec.keys.pre;
-    if (kv_cache_append(&c->cache, layer, pre ? k_pre : k, v, kept, c->keep->count[layer], n, err) ||
+    int n_kept = c->keep->count[layer];
+    if (kv_cache_append(&c->cache, layer, pre ? k_pre : k, v, kept, n_kept, n, err) ||
         kv_cache_seal(&c->cache, layer, err)) return err->code;
     kv_cache_read(keys, &c->cache, layer, 0, 0, n);
     kv_cache_read(values, &c->cache, layer, 1, 0, n);
@@ -268,9 +269,9 @@ Test(test_eval, a_stream_keeps_what_it_counts)
     s.recent = 8;
     cr_assert(eq(int, tm_eval(&r, &s, &engine, NULL, windows, WINDOWS, NULL, NULL, &err), 0));
     /* Per layer: keys: 24 tokens are three full groups of 8, of which one cannot be quantized
-     * before token 32 has stopped being recent; so 24 in codes (3 x 16 groups of one word, scale and
-     * minimum), 13 recent. Values: 29 tokens of 2 groups of one word each, 8 recent. Kept: 3 rows of
-     * keys and values, 4 bytes each for their positions; holes are counted. */
+     * before token 32 has stopped being recent; so 24 in codes (3 x 16 groups of one word, scale
+     * and minimum), 13 recent. Values: 29 tokens of 2 groups of one word each, 8 recent. Kept: 3 rows
+     * of keys and values, 4 bytes each for their positions; holes are counted. */
     double keys = 3 * 16 * 8 + 13 * 32, values = 29 * 2 * 8 + 8 * 32, kept = 3 * (64 + 4);
     cr_expect(r.bytes == TINY_LAYERS * (keys + values + kept), "%g, expected %g", r.bytes,
               TINY_LAYERS * (keys + values + kept));
@@ -359,7 +360,8 @@ static void open_handmade(handmade *h, tm_sinks sinks)
     tok_close(tok);
     h->e = (tm_engine){h->model->kv, tm_fast_backend(h->fast)};
     const int *const prompts[1] = {h->ids};
-    cr_assert(eq(int, tm_calibrate(&h->calibration, &h->e, prompts, &h->n, 1, NULL, NULL, &err), 0));
+    cr_assert(eq(int, tm_calibrate(&h->calibration, &h->e, prompts, &h->n, 1, NULL, NULL, &err),
+                 0));
 }
 
 static void close_handmade(handmade *h)

@@ -1,5 +1,5 @@
-/* A decoder so small that the scalar backend runs it in no time, with random weights and one planted
- * outlier: token TINY_SINK makes a unit of the FFN of layer 1 write some thousands into channel 9,
+/* A decoder so small that the scalar backend runs it in no time, with random weights and one
+ * planted outlier: token TINY_SINK makes a unit of the FFN of layer 1 write some thousands into channel 9,
  * whatever stands around it. Everything else stays near 1. Only one model at a time. */
 #ifndef TINY_H
 #define TINY_H

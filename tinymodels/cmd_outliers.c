@@ -35,8 +35,8 @@ static void down_cells(cli_table *t, const kv_extreme *e)
 
 static void print_table(const outliers_report *r)
 {
-    static const char *const head[] = {"layer", "max |H|", "median", "ratio", "token", "", "channel",
-                                       "down in", "at", "down out", "at"};
+    static const char *const head[] = {"layer", "max |H|", "median", "ratio", "token", "",
+                                       "channel", "down in", "at", "down out", "at"};
     char align[32] = "rrrrrlrrlrl";
     cli_table t;
     for (int i = 0; i < r->n; i++) strcat(align, "l");
@@ -63,8 +63,8 @@ static void print_table(const outliers_report *r)
 static void print_text(const outliers_report *r)
 {
     char piece[32];
-    printf("%d tokens, %d layers, width %d. H: the residual after each layer; down: input and output"
-           " of the\ndown projection, the largest and where it is (token:channel).\n\n", r->T,
+    printf("%d tokens, %d layers, width %d. H: the residual after each layer; down: input and"
+           " output of the\ndown projection, the largest and where it is (token:channel).\n\n", r->T,
            r->o.layers, r->o.width);
     print_table(r);
     printf("\n");

@@ -327,7 +327,7 @@ int tm_eval(tm_eval_result *r, const tm_eval_spec *spec, const tm_engine *e, tm_
     v.same = spec->keys.kind == KV_F16 && spec->values.kind == KV_F16;
     int code = open_memories(&v, err);
     if (!code) code = open_buffers(&v, err);
-    if (!code) code = build_keep(&v, windows, err); /* with h = 0: finds what is wrong with the rule */
+    if (!code) code = build_keep(&v, windows, err); /* h = 0: is anything wrong with the rule? */
     v.capped = 0;
     for (int w = 0; w < count && !code; w++) {
         const int *tokens = windows + (size_t)w * (size_t)spec->ctx;

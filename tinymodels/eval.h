@@ -12,8 +12,8 @@
  *
  * Whole-window: every position attends to the quantized window, statistics per window; the ctx - 1
  * predictions of a window are scored; all of it is prompt, so +decode changes nothing. Stream: the
- * first P tokens are a prefill that attends to unquantized keys and values, the others are fed one by
- * one through the packed cache, and the ctx - 1 - P predictions made by them are scored. Keep sets
+ * first P tokens are a prefill that attends to unquantized keys and values, the others are fed one
+ * by one through the packed cache, and the ctx - 1 - P predictions made by them are scored. Keep sets
  * come from the 16-bit pass over the same window (stream: over its prefill). With 16-bit keys and
  * values both passes would be the same computation, so it is made once, and kl is exactly 0.
  *
@@ -34,8 +34,8 @@ extern "C" {
 typedef enum { TM_BOS_EACH, TM_BOS_FIRST, TM_BOS_NONE } tm_bos;
 
 /* Cuts n ids into windows of ctx tokens that do not overlap; a last partial one is dropped.
- * each: BOS and ctx - 1 ids; first: one BOS before the stream; none. At most limit windows (0: all).
- * *windows [*count][ctx] from malloc. Not enough ids for one window is an error. */
+ * each: BOS and ctx - 1 ids; first: one BOS before the stream; none. At most limit windows (0:
+ * all). *windows [*count][ctx] from malloc. Not enough ids for one window is an error. */
 int tm_windows(int **windows, int *count, const int *ids, int n, int ctx, tm_bos rule, int bos,
                int limit, kv_error *err);
 

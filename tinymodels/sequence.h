@@ -45,8 +45,8 @@ int tm_sequence_capped(const tm_sequence *s); /* the keep rule met its cap in th
 double tm_sequence_bytes(const tm_sequence *s);
 long long tm_sequence_kept(const tm_sequence *s);
 
-/* Greedy text: from the last row of hidden states on (hidden [C] is both input and scratch), n tokens
- * or fewer if is_end (may be NULL) says that one ends the text (it is not written). Returns how
+/* Greedy text: from the last row of hidden states on (hidden [C] is both input and scratch), n
+ * tokens or fewer if is_end (may be NULL) says that one ends the text (it is not written). Returns how
  * many through *made. logits: [vocab] scratch. */
 int tm_sequence_greedy(tm_sequence *s, int *token, int *made, int n, float *hidden, float *logits,
                        int (*is_end)(void *self, int token), void *self, kv_error *err);

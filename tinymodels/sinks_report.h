@@ -18,7 +18,7 @@ typedef struct {
     double *mean;                 /* [T] alpha, mean over all heads of the model */
     double *share[SINKS_EPS + 1]; /* [T] at each standard eps; the last at eps */
     double *layer_alpha;          /* [L][T] mean over heads */
-    int top[SINKS_TOP], n_top;    /* ranked keys by mean; ranked: at least SINKS_SEEN queries see it */
+    int top[SINKS_TOP], n_top;    /* by mean, of the keys that SINKS_SEEN or more queries see */
     int *sink, n_sinks;           /* ranked keys that are sinks at eps in some head, ascending */
 } sinks_report;
 
