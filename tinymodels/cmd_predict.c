@@ -110,8 +110,13 @@ static void print_stages(const prediction *p)
     for (int i = 0; i < p->profile.n_stages; i++)
         for (int j = 0; j < p->own.count[i]; j++) {
             int at = p->own.position[i * p->n + j];
-            cli_table_cell(&t, j ? "" : "%d", p->profile.stage[i].layer);
-            cli_table_cell(&t, j ? "" : "%d", p->profile.stage[i].channel);
+            char layer[16] = "", channel[16] = ""; /* on the first line of a stage only */
+            if (j == 0) {
+                snprintf(layer, sizeof layer, "%d", p->profile.stage[i].layer);
+                snprintf(channel, sizeof channel, "%d", p->profile.stage[i].channel);
+            }
+            cli_table_cell(&t, "%s", layer);
+            cli_table_cell(&t, "%s", channel);
             cli_table_cell(&t, "%d", at);
             cli_table_cell(&t, "%s", report_piece(piece, sizeof piece, p->s, p->ids[at]));
             cli_table_cell(&t, "%.5g", p->h[i * p->n + at]);
