@@ -10,7 +10,7 @@
 #include "kv.h"
 
 //@ dot: Multiply two vectors, summing in double
-static double dot(const float *a, const float *b, int n)
+double kv_dot(const float *a, const float *b, int n)
 {
     double sum = 0;
     for (int i = 0; i < n; i++)
@@ -39,7 +39,7 @@ static int attend_one(float *out, float *p, const float *q, const float *k,
 {
     double scale = 1 / sqrt((double)D);
     for (int t = 0; t < visible; t++)
-        p[t] = (float)(scale * dot(q, k + (size_t)t * step, D));
+        p[t] = (float)(scale * kv_dot(q, k + (size_t)t * step, D));
     int bad = sink ? kv_softmax_sink(p, NULL, p, *sink, visible, err)
                    : kv_softmax(p, p, visible, err);
     if (!bad)
@@ -53,6 +53,8 @@ int kv_attention(float *out, float *rows, const float *q, const float *k,
                  float *scratch, kv_error *err)
 {
     int D = s.head_size, step = s.kv_heads * D, T = past + n;
+    if (kv_check_finite(v, (size_t)T * (size_t)step, "values", err))
+        return KV_FAIL_RUN; /* queries and keys show in the scores */
     for (int h = 0; h < s.heads; h++) {
         int kv_head = h / (s.heads / s.kv_heads);
         for (int i = 0; i < n; i++) {

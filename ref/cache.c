@@ -38,15 +38,17 @@ static int run_tokens(const kv_store *st)
     return st->format.group ? st->format.group : st->capacity;
 }
 
+/* Rows that can wait at once: the recent ones and a run that is filling up. */
 static int waiting_capacity(const kv_store *st)
 {
-    int most = st->recent + run_tokens(st);
-    return st->format.kind == KV_INT && most < st->capacity ? most
-                                                            : st->capacity;
+    int run = run_tokens(st);
+    if (st->format.kind != KV_INT || st->recent >= st->capacity - run)
+        return st->capacity;
+    return st->recent + run;
 }
 
-/* Where the groups of run a begin, and how many words each of them has when
- * the run has n tokens. */
+//@ words: Count the words before a group
+/* Words of one group of a run of n tokens. */
 static int group_words(const kv_store *st, int n)
 {
     kv_grouping g = kv_group_layout(&st->format, st->shape, st->capacity);
@@ -54,6 +56,7 @@ static int group_words(const kv_store *st, int n)
     return kv_packed_words(per_token ? g.length : n, st->format.bits);
 }
 
+/* Words of all groups of the runs before this one. */
 static size_t words_before(const kv_store *st, int run)
 {
     kv_grouping g = kv_group_layout(&st->format, st->shape, st->capacity);
@@ -80,10 +83,10 @@ static void carve_store(kv_store *st, carver *m, const kv_cache_spec *spec,
     *st = (kv_store){.format = *f, .shape = spec->shape,
                      .recent = spec->recent, .capacity = spec->capacity};
     size_t groups = kv_group_count(f, spec->shape, spec->capacity);
-    int run = run_tokens(st);
-    size_t runs = f->kind == KV_INT && run > 0
-                      ? (size_t)((spec->capacity + run - 1) / run) : 0;
-    st->words = carve(m, words_before(st, (int)runs) * sizeof *st->words);
+    int run = run_tokens(st), runs = 0;
+    if (f->kind == KV_INT)
+        runs = spec->capacity / run + (spec->capacity % run > 0);
+    st->words = carve(m, words_before(st, runs) * sizeof *st->words);
     st->scale = carve(m, groups * sizeof *st->scale);
     st->min = carve(m, f->symmetric ? 0 : groups * sizeof *st->min);
     st->kept = carve(m, (size_t)spec->kept_capacity * row_halves(st) *
@@ -92,6 +95,8 @@ static void carve_store(kv_store *st, carver *m, const kv_cache_spec *spec,
                                sizeof *st->waiting);
 }
 
+//@ carve-cache: Lay out all layers
+/* Without a base it only measures: every layer then goes into `spare`. */
 static size_t carve_cache(kv_cache *c, const kv_cache_spec *spec, char *base)
 {
     carver m = {base, 0};
@@ -115,16 +120,15 @@ static size_t carve_cache(kv_cache *c, const kv_cache_spec *spec, char *base)
     return m.used;
 }
 
-//@ init: Measure and set up a cache
-size_t kv_cache_size(const kv_cache_spec *spec)
+//@ check-spec: Refuse a cache that makes no sense
+static int check_spec(const kv_cache_spec *spec, kv_error *err)
 {
-    kv_cache unused;
-    return carve_cache(&unused, spec, NULL);
-}
-
-int kv_cache_init(kv_cache *c, const kv_cache_spec *spec, void *memory,
-                  kv_error *err)
-{
+    if (spec->capacity < 1 || spec->layers < 1 || spec->recent < 0 ||
+        spec->kept_capacity < 0 || spec->shape.head_size > KV_HEAD_MAX ||
+        spec->rope.dims > spec->shape.head_size)
+        return kv_fail(err, KV_FAIL_USAGE, "a cache needs at least one layer "
+                       "and room for one token, a head size of at most %d, "
+                       "and no more rotated channels than that", KV_HEAD_MAX);
     const kv_format *f[2] = {&spec->keys, &spec->values};
     for (int i = 0; i < 2; i++) {
         int bad = kv_format_check(f[i], spec->shape, i, err);
@@ -137,29 +141,47 @@ int kv_cache_init(kv_cache *c, const kv_cache_spec *spec, void *memory,
                            "arrive; give a group size, for example "
                            "channel:128");
     }
-    if (spec->capacity < 1 || spec->layers < 1 || spec->recent < 0 ||
-        spec->kept_capacity < 0 || spec->shape.head_size > KV_HEAD_MAX)
-        return kv_fail(err, KV_FAIL_USAGE, "a cache needs at least one layer "
-                       "and room for one token, and a head size of at most "
-                       "%d", KV_HEAD_MAX);
+    return KV_OK;
+}
+
+//@ init: Measure and set up a cache
+size_t kv_cache_size(const kv_cache_spec *spec)
+{
+    kv_cache unused;
+    return check_spec(spec, NULL) ? 0 : carve_cache(&unused, spec, NULL);
+}
+
+int kv_cache_init(kv_cache *c, const kv_cache_spec *spec, void *memory,
+                  kv_error *err)
+{
+    int bad = check_spec(spec, err);
+    if (bad)
+        return bad;
+    if (!memory)
+        return kv_fail(err, KV_FAIL_RUN, "no memory for a cache of %zu bytes",
+                       kv_cache_size(spec));
     c->spec = *spec;
     carve_cache(c, spec, memory);
     return KV_OK;
 }
 
 //@ find-kept: Look a position up among the kept ones
-/* Index of the first kept position that is >= t. */
-static int kept_before(const kv_cache_layer *cl, int t)
+int kv_positions_before(const int *position, int n, int t)
 {
-    int low = 0, high = cl->n_kept;
+    int low = 0, high = n;
     while (low < high) {
-        int middle = (low + high) / 2;
-        if (cl->position[middle] < t)
+        int middle = low + (high - low) / 2;
+        if (position[middle] < t)
             low = middle + 1;
         else
             high = middle;
     }
     return low;
+}
+
+static int kept_before(const kv_cache_layer *cl, int t)
+{
+    return kv_positions_before(cl->position, cl->n_kept, t);
 }
 
 /* Index of t in the side table, or -1. */
@@ -274,23 +296,16 @@ static int check_rows(const kv_store *st, const float *x, int n,
     return bad;
 }
 
-static int count_kept(const int *kept, int n_kept, int first, int n)
-{
-    int count = 0;
-    for (int i = 0; i < n_kept; i++)
-        count += kept[i] >= first && kept[i] < first + n;
-    return count;
-}
-
+//@ room: See whether the cache can take the rows
 static int check_append(const kv_cache *c, const kv_cache_layer *cl, int n,
                         int kept, kv_error *err)
 {
     const kv_store *st[2] = {&cl->k, &cl->v};
-    if (cl->k.tokens + n > c->spec.capacity)
+    if (n > c->spec.capacity - cl->k.tokens)
         return kv_fail(err, KV_FAIL_RUN, "the cache has room for %d tokens; "
                        "%d are there and %d more do not fit",
                        c->spec.capacity, cl->k.tokens, n);
-    if (cl->n_kept + kept > c->spec.kept_capacity)
+    if (kept > c->spec.kept_capacity - cl->n_kept)
         return kv_fail(err, KV_FAIL_RUN, "the cache has room for %d kept "
                        "tokens per layer; %d do not fit",
                        c->spec.kept_capacity, cl->n_kept + kept);
@@ -302,7 +317,7 @@ static int check_append(const kv_cache *c, const kv_cache_layer *cl, int n,
     return KV_OK;
 }
 
-//@ append: Take in new rows, one after the other
+//@ push: Put a new row where it belongs
 static void push(kv_cache_layer *cl, kv_store *st, const float *x, int is_kept)
 {
     uint16_t *to = is_kept
@@ -313,18 +328,23 @@ static void push(kv_cache_layer *cl, kv_store *st, const float *x, int is_kept)
     st->tokens++;
 }
 
+//@ append: Take in new rows, one after the other
 int kv_cache_append(kv_cache *c, int layer, const float *k, const float *v,
                     const int *kept, int n_kept, int n, kv_error *err)
 {
     kv_cache_layer *cl = &c->layer[layer];
     int first = cl->k.tokens, row = row_size(&cl->k);
-    int bad = check_append(c, cl, n, count_kept(kept, n_kept, first, n), err);
+    int next = kv_positions_before(kept, n_kept, first);
+    int end = kv_positions_before(kept, n_kept, first + n);
+    int bad = check_append(c, cl, n, end - next, err);
     if (!bad)
         bad = check_rows(&cl->k, k, n, "keys", err);
     if (!bad)
         bad = check_rows(&cl->v, v, n, "values", err);
     for (int i = 0; i < n && !bad; i++) {
-        int is_kept = count_kept(kept, n_kept, first + i, 1) > 0;
+        while (next < end && kept[next] < first + i)
+            next++;
+        int is_kept = next < end && kept[next] == first + i;
         if (is_kept)
             cl->position[cl->n_kept++] = first + i;
         push(cl, &cl->k, k + (size_t)i * row, is_kept);
@@ -335,7 +355,7 @@ int kv_cache_append(kv_cache *c, int layer, const float *k, const float *v,
     return bad;
 }
 
-//@ promote: Keep a token after all, while it still waits
+//@ promote: Move a waiting row into the side table
 static void move_to_kept(kv_cache_layer *cl, kv_store *st, int t, int at)
 {
     int size = row_halves(st);
@@ -349,6 +369,7 @@ static void move_to_kept(kv_cache_layer *cl, kv_store *st, int t, int at)
                                  sizeof *row);
 }
 
+//@ promote-both: Keep its key and its value, or neither
 int kv_cache_keep(kv_cache *c, int layer, int position, int *done,
                   kv_error *err)
 {
@@ -439,13 +460,10 @@ static void count_store(kv_bytes *b, const kv_cache_layer *cl,
         b->recent += row * (size_t)st->tokens;
         return;
     }
-    int size = run_tokens(st), run = st->quantized / size;
-    int rest = st->quantized % size;
+    int run = run_tokens(st), rest = st->quantized % run; /* short last run */
     size_t groups = kv_group_count(&st->format, st->shape, st->quantized);
     kv_grouping g = kv_group_layout(&st->format, st->shape, st->capacity);
-    if (st->format.axis == KV_PER_CHANNEL)
-        groups = ((size_t)run + (rest > 0)) * (size_t)g.across;
-    size_t words = words_before(st, run);
+    size_t words = words_before(st, st->quantized / run);
     if (rest)
         words += (size_t)g.across * (size_t)group_words(st, rest);
     b->codes += words * sizeof *st->words;
@@ -454,6 +472,7 @@ static void count_store(kv_bytes *b, const kv_cache_layer *cl,
     b->recent += row * (size_t)st->n_waiting;
 }
 
+//@ bytes-layer: Add up keys, values and positions
 kv_bytes kv_cache_bytes(const kv_cache *c, int layer)
 {
     const kv_cache_layer *cl = &c->layer[layer];

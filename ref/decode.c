@@ -14,6 +14,7 @@ static void decode_scores(float *p, float *key, const float *q,
 {
     const kv_store *st = &c->layer[layer].k;
     int D = st->shape.head_size;
+    double scale = 1 / sqrt((double)D);
     float angles[KV_HEAD_MAX];
     for (int t = 0; t < st->tokens; t++) {
         kv_cache_read_head(key, c, layer, 0, t, kv_head);
@@ -21,10 +22,7 @@ static void decode_scores(float *p, float *key, const float *q,
             kv_rope_angles(angles, &c->spec.rope, t + shift);
             kv_rope_rotate(key, angles, &c->spec.rope, 1, D);
         }
-        double sum = 0;
-        for (int d = 0; d < D; d++)
-            sum += (double)q[d] * key[d];
-        p[t] = (float)(sum / sqrt((double)D));
+        p[t] = (float)(scale * kv_dot(q, key, D));
     }
 }
 

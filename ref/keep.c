@@ -64,7 +64,7 @@ static int number_list(kv_keep_rule *r, const char **text)
     return 1;
 }
 
-//@ rule: Read the part before the slash
+//@ stage: Read which stages are meant
 static int parse_stage(kv_keep_rule *r, const char **text)
 {
     if (!word("@", text))
@@ -80,6 +80,7 @@ static int parse_stage(kv_keep_rule *r, const char **text)
     return 1;
 }
 
+//@ rule: Read the part before the slash
 static int parse_rule(kv_keep_rule *r, const char **text)
 {
     r->layers = KV_LAYERS_ALL;
@@ -143,7 +144,8 @@ int kv_keep_parse(kv_keep_rule *r, const char *text, kv_error *err)
                    "expected none, first:N, positions:3,17, ids:1,2, "
                    "ids:learned, kvsink:K[@S] or kvsink:auto[@S] (S a stage's "
                    "layer, each or join), then optionally /after (kvsink "
-                   "only), /all or a range /12-29, then +decode", text, at);
+                   "only), /all or a range /12-29, then +decode; lists have "
+                   "at most %d numbers", text, at, KV_LIST_MAX);
 }
 
 //@ sets: Add positions to a layer's list
@@ -155,10 +157,9 @@ static int *list_of(const kv_keep *keep, int layer)
 /* Inserts in order, once. 0 if the list is full. */
 static int insert(kv_keep *keep, int layer, int position)
 {
-    int *list = list_of(keep, layer), n = keep->count[layer], at = n;
-    while (at > 0 && list[at - 1] > position)
-        at--;
-    if (at > 0 && list[at - 1] == position)
+    int *list = list_of(keep, layer), n = keep->count[layer];
+    int at = kv_positions_before(list, n, position);
+    if (at < n && list[at] == position)
         return 1;
     if (n == keep->capacity)
         return 0;
@@ -218,6 +219,14 @@ static int stage_set(int *position, int *capped, const kv_keep_rule *r,
     return n;
 }
 
+//@ covers: Leave out the layers that a range does not name
+/* Only /a-b leaves layers out by their number. */
+static int covers(const kv_keep_rule *r, int layer)
+{
+    return r->layers != KV_LAYERS_RANGE ||
+           (layer >= r->first_layer && layer <= r->last_layer);
+}
+
 //@ in-force: Decide which stages speak for a layer
 /* A stage's set holds from the layer behind it. Where layers before the first
  * stage are protected too (/all or a range), they get the first stage's set.
@@ -228,6 +237,8 @@ static int stage_speaks(const kv_keep_rule *r, const kv_profile *p, int chosen,
     int first_layer = p->stage[0].layer;
     int early = layer <= first_layer;
     int at = p->stage[stage].layer;
+    if (!covers(r, layer))
+        return 0;
     if (r->stage == KV_STAGE_LARGEST || r->stage == KV_STAGE_AT) {
         int one = r->stage == KV_STAGE_AT ? at == r->stage_layer
                                           : stage == chosen;
@@ -291,7 +302,8 @@ static int check_rule(const kv_keep *keep, const kv_keep_rule *r,
         return kv_fail(err, KV_FAIL_USAGE, "keep rule: layer %d does not "
                        "exist; the model has layers 0 to %d", r->last_layer,
                        keep->layers - 1);
-    if (r->kind == KV_KEEP_POSITIONS && r->list[r->n_list - 1] >= in->T)
+    if (r->kind == KV_KEEP_POSITIONS && r->n_list > 0 &&
+        r->list[r->n_list - 1] >= in->T)
         return kv_fail(err, KV_FAIL_USAGE, "keep rule: position %d is outside "
                        "the text of %d tokens", r->list[r->n_list - 1],
                        in->T);
@@ -311,17 +323,11 @@ int kv_keep_build(kv_keep *keep, int *capped, const kv_keep_rule *r,
     memset(keep->count, 0, (size_t)keep->layers * sizeof *keep->count);
     if (!bad && r->kind == KV_KEEP_KVSINK)
         bad = kvsink_sets(keep, &bound, r, in, err);
-    for (int l = 0; l < keep->layers && !bad; l++) {
-        if (r->layers == KV_LAYERS_RANGE &&
-            (l < r->first_layer || l > r->last_layer)) {
-            keep->count[l] = 0;
-            continue;
-        }
-        if (r->kind != KV_KEEP_NONE && r->kind != KV_KEEP_KVSINK &&
-            !fixed_set(keep, l, r, in))
+    int fixed = r->kind != KV_KEEP_NONE && r->kind != KV_KEEP_KVSINK;
+    for (int l = 0; l < keep->layers && !bad && fixed; l++)
+        if (covers(r, l) && !fixed_set(keep, l, r, in))
             bad = kv_fail(err, KV_FAIL_RUN, "more than %d positions to keep",
                           keep->capacity);
-    }
     if (capped)
         *capped = bound;
     return bad;

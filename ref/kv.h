@@ -11,7 +11,11 @@
  *   - The caller owns all memory; nothing here allocates.
  *   - Functions that return int return KV_OK or a KV_FAIL_ code, and then have
  *     described the problem in err (which may be NULL).
- *   - Non-finite input is an error, never a silent NaN.
+ *   - Non-finite input is an error of every function that returns a code,
+ *     never a silent NaN; the others expect finite numbers.
+ *   - A pointer said to be "or NULL" may be NULL, and so may any array of
+ *     length 0; indices (layer, position) are the caller's to keep in range
+ *     where no error is named.
  *   - Sums run in double. Codes are decided in float32, step by step as
  *     written (compile with -ffp-contract=off and never with fast-math), so
  *     that codes, scales and indices are the same on every compiler.
@@ -48,16 +52,19 @@ int kv_check_finite(const float *x, size_t n, const char *what, kv_error *err);
 
 //@ softmax: Chapter 1: turn scores into weights that sum to one, or to less
 /* p[n] = softmax(s[n]), p may be s. n = 0 is nothing, n = 1 gives 1.
- * Stable: the maximum is subtracted first. */
+ * Stable: the maximum is subtracted first. A score that is not finite is
+ * KV_FAIL_RUN, here and below. */
 int kv_softmax(float *p, const float *s, int n, kv_error *err);
 
 /* The same with one more logit that has no key: p sums to less than one and
- * the rest, which the function returns through *sink (may be NULL), goes
- * nowhere. logit is not scaled by 1/sqrt(D). Source: gpt-oss's learned sink. */
+ * the rest, which the function returns through *sink (may be NULL; n = 0: 1),
+ * goes nowhere. logit is not scaled by 1/sqrt(D), and is finite. Source:
+ * gpt-oss's learned sink. */
 int kv_softmax_sink(float *p, float *sink, const float *s, float logit, int n,
                     kv_error *err);
 
-/* Softmax1, "off by one": exp(s_j) / (1 + sum exp(s)); a sink logit of 0. */
+/* Softmax1, "off by one": exp(s_j) / (1 + sum exp(s)); a sink logit of 0.
+ * Source: E. Miller, "Attention is off by one" (2023). */
 int kv_softmax1(float *p, const float *s, int n, kv_error *err);
 
 //@ attention: Chapter 1: attend causally, query heads sharing key-value heads
@@ -67,33 +74,39 @@ typedef struct {
     int head_size; /* D, even */
 } kv_shape;
 
+/* Sum of a[i] * b[i] in double, in the order of i. n = 0 gives 0. */
+double kv_dot(const float *a, const float *b, int n);
+
 /* Query i of n stands behind `past` earlier tokens and sees keys 0..past+i.
  *   out  [n][H][D]
  *   rows [H][n][past+n] attention weights, 0 where not visible; or NULL
  *   q    [n][H][D]    k, v [past+n][Hk][D]
  *   sink [H] a learned sink logit per query head, or NULL
  *   scratch [past+n] floats
- * Scores are q.k/sqrt(D) with double sums. Head h reads KV head h*Hk/H. */
+ * Scores are q.k/sqrt(D) with double sums. Head h reads KV head h*Hk/H.
+ * n = 0 is nothing. A value or a score that is not finite is KV_FAIL_RUN.
+ * Source: Vaswani et al. (2017); grouped heads: Ainslie et al. (2023). */
 int kv_attention(float *out, float *rows, const float *q, const float *k,
                  const float *v, const float *sink, kv_shape s, int past, int n,
                  float *scratch, kv_error *err);
 
 /* out [n][H][D] from rows [H][n][T] and v [T][Hk][D]: the second half of
- * attention, for a tap that has changed the rows. */
+ * attention, for a tap that has changed the rows. T = 0 gives zeros. */
 void kv_attention_mix(float *out, const float *rows, const float *v, kv_shape s,
                       int n, int T);
 
 //@ sinks: Chapter 1: measure how much attention a key receives
 /* alpha[T]: alpha_k = mean over the T-k queries i >= k of rows[i][k], for one
- * head's rows [T][T]. Source: Gu et al. (ICLR 2025), 0-based. */
+ * head's rows [T][T]. T = 0 is nothing; T = 1 gives 1 under plain softmax.
+ * Source: Gu et al. (ICLR 2025), 0-based. */
 void kv_sink_alpha(double *alpha, const float *rows, int T);
 
 /* Mean over queries i of the mass that row i gives to the positions listed
- * (ascending, those behind i count 0). An empty set receives 0. */
+ * (ascending, those behind i count 0). An empty set, or T = 0, gives 0. */
 double kv_sink_mass(const float *rows, int T, const int *position, int n);
 
 /* share[T] = percent of the n heads (layers x heads) whose alpha [n][T]
- * exceeds eps strictly. Source: Gu et al., Sink_k^eps. */
+ * exceeds eps strictly; n = 0 gives 0. Source: Gu et al., Sink_k^eps. */
 void kv_sink_share(double *share, const double *alpha, int n, int T,
                    double eps);
 
@@ -112,7 +125,8 @@ kv_sink_kind kv_sink_classify(double alpha, double eps, double value_norm,
                               double median_value_norm);
 
 //@ layers: Chapter 2: the parts of a llama layer
-/* y[C] = gain * x / sqrt(mean(x^2) + eps); y may be x. */
+/* y[C] = gain * x / sqrt(mean(x^2) + eps); y may be x. All zeros give zeros
+ * if eps > 0. Source: Zhang and Sennrich (2019). */
 void kv_rmsnorm(float *y, const float *x, const float *gain, double eps, int C);
 
 typedef struct {
@@ -124,10 +138,12 @@ typedef struct {
     const float *factors; /* [dims/2] divisors of the angle (Llama 3) or NULL */
 } kv_rope;
 
-/* cs[dims] = cos and sin of the dims/2 angles at one position, alternating. */
+/* cs[dims] = cos and sin of the dims/2 angles at one position, alternating.
+ * Any position is legal, negative ones turn back. Source: Su et al. (2021). */
 void kv_rope_angles(float *cs, const kv_rope *r, int position);
 
-/* Rotate x [heads][D] in place by the angles of its position. */
+/* Rotate x [heads][D] in place by the angles of its position. Channels from
+ * dims on stay as they are. */
 void kv_rope_rotate(float *x, const float *cs, const kv_rope *r, int heads,
                     int D);
 
@@ -160,7 +176,7 @@ typedef struct {
 
 //@ backend: Chapter 2: let the caller choose the linear algebra
 /* One transformer, several backends. ref/ has the scalar one, the judge.
- * Both functions must give the same result for any grouping of the rows. */
+ * A row's result must not depend on which other rows come with it. */
 typedef struct kv_backend {
     void *self;
     /* y[n][rows] = x[n][cols] W^T */
@@ -201,7 +217,7 @@ typedef enum {
 
 /* The names that the command line uses: embed q_pre k_pre q k v attention
  * attn_out h_attn down_in down_out h logits. Unknown: -1. */
-const char *kv_tap_name(kv_tap tap);
+const char *kv_tap_name(kv_tap tap); /* tap < KV_TAPS */
 int kv_tap_find(const char *name);
 
 /* Called where the data arise, in the order above within a layer (layer is -1
@@ -228,16 +244,17 @@ typedef struct {
     float *work;       /* kv_forward_work floats */
 } kv_run;
 
-/* Floats of work space for n tokens with `past` before them. */
+/* Floats of work space for n tokens with `past` before them. Attention rows
+ * [H][n][past+n] are part of it only if the mask asks for them. */
 size_t kv_forward_work(const kv_model *m, unsigned tap_mask, int past, int n);
 
 /* hidden [n][C]: the residual after the last layer and the final norm.
  * A token outside the vocabulary, or a result that is not finite (bad
- * weights), is an error. */
+ * weights), is KV_FAIL_RUN. n = 0 is nothing: no tap is called either. */
 int kv_forward(float *hidden, const kv_run *run, const int *tokens, int n,
                kv_error *err);
 
-/* logits [n][vocab] of n rows of hidden. */
+/* logits [n][vocab] of n rows of hidden, which must be finite. */
 int kv_logits(float *logits, const kv_run *run, const float *hidden, int n,
               kv_error *err);
 
@@ -258,7 +275,7 @@ float kv_median_abs(float *x, size_t n);
  * first token's on ties). */
 void kv_channel_peaks(float *peak, const float *x, int rows, int cols);
 
-//@ stages: Chapter 2: name the layers where an outlier emerges
+//@ stage: Chapter 2: describe a place where an outlier emerges
 typedef struct {
     int layer, channel;
     int sign;          /* of the outlier: +1 or -1 */
@@ -268,6 +285,7 @@ typedef struct {
     int prompts;       /* calibration prompts that showed it */
 } kv_stage;
 
+//@ stages: Chapter 2: name the layers where an outlier emerges
 /* Emergence stages of one prompt. peak [L+1][C] and median [L+1] of the
  * residual, row 0 the embedding, row l+1 the residual after layer l.
  *   A channel doubles at layer l if its |peak| is > 0 and at least twice that
@@ -275,24 +293,27 @@ typedef struct {
  *   |peak| >= 100 and |peak| >= 300 x median. If nothing anywhere reaches 100,
  *   the ratio alone decides and *weak is 1. Of several channels at a layer
  *   the largest stands for the stage (ties: the lower channel).
- * Returns the number found, ascending by layer, at most max are written.
+ * Returns the number found, ascending by layer; the search ends at max.
  * Source: ours, after Sun et al. (2024); the paper assumes one stage. */
 int kv_stages_find(kv_stage *stage, int *weak, const float *peak,
                    const float *median, int L, int C, int max);
 
 /* Stages that more than half of the prompts show. found [prompts][max] with
- * count[prompts] entries each. Sets prompts and the majority's sign. Returns
- * the number, ascending by layer, then channel. */
+ * count[prompts] entries each. Sets prompts and the majority's sign (a draw:
+ * +1), and leaves at_sinks, elsewhere and threshold to kv_stage_threshold.
+ * Returns the number, at most max, ascending by layer, then channel. */
 int kv_stages_vote(kv_stage *stage, const kv_stage *found, const int *count,
                    int prompts, int max);
 
+//@ phases: Chapter 2: follow an outlier through the layers
 typedef enum { KV_INITIAL, KV_EMERGENCE, KV_STABLE, KV_DISSIPATION, KV_FINAL }
     kv_phase;
 
 /* The paper's five phases, for one sink token and one channel.
  * h[L]: H[t,c] after each layer, write[L]: X_d^out[t,c] of each layer.
- * Emergence is the given layer; dissipation the first later layer whose write
- * has the opposite sign of h before it and leaves at most half of |h|. */
+ * Emergence is the given layer (-1: none, all layers are initial);
+ * dissipation the first later layer whose write has the opposite sign of h
+ * before it and leaves at most half of |h|. Source: KVSink; half is ours. */
 void kv_phases(kv_phase *phase, const float *h, const float *write, int L,
                int emergence);
 
@@ -317,10 +338,11 @@ typedef struct {
     int pre;       /* keys before RoPE */
 } kv_format;
 
-/* Parse "KIND:AXIS:GROUP[:sym][:pre]" or f16, bf16, f32. */
+/* Parse "KIND:AXIS:GROUP[:sym][:pre]" or f16, bf16, f32, optionally :pre.
+ * GROUP is 1 to 2^20, or "all". Anything else is KV_FAIL_USAGE. */
 int kv_format_parse(kv_format *f, const char *text, kv_error *err);
 
-/* The text that parses to f. Returns text. */
+/* The text that parses to f, cut if size < 32. Returns text. */
 char *kv_format_print(char *text, size_t size, const kv_format *f);
 
 /* Usage error if G does not divide D (per token), or :pre on values. */
@@ -336,37 +358,48 @@ int kv_format_check(const kv_format *f, kv_shape s, int is_values,
  *   q = clamp(rne((x-m)/s), 0, 2^b-1) with the *stored* s and m
  * Symmetric: s = half(max|x|/(2^(b-1)-1)), q = clamp(rne(x/s), -2^(b-1),
  * 2^(b-1)-1). s = 0 after rounding: q = 0. All kept: s = m = 0.
- * NaN, infinity and what binary16 cannot hold are errors, kept or not. */
+ * NaN, infinity and |x| >= 65520, which binary16 cannot hold, are KV_FAIL_RUN,
+ * kept or not. n = 0: s = m = 0. */
 int kv_quantize_group(uint8_t *codes, uint16_t *scale, uint16_t *min,
                       const float *x, const uint8_t *kept, int n, int stride,
                       int bits, int symmetric, kv_error *err);
 
-/* x^ of one stored code: q*s + m, product and sum each rounded to float32. */
+/* x^ of one stored code: q*s + m, product and sum each rounded to float32;
+ * symmetric: q*s, min is not looked at. */
 float kv_dequantize(int code, uint16_t scale, uint16_t min, int bits,
                     int symmetric);
 
+//@ arrays: Chapter 3: quantize a whole array
 /* How the groups of [T][Hk][D] lie. scale and min are [groups] in the order
- *   per channel [ceil(T/G)][Hk][D], per token [T][Hk][D/G], all: [T]. */
+ *   channel:G [ceil(T/G)][Hk][D]   channel:all [1][Hk][D]
+ *   token:G   [T][Hk][D/G]         token:all   [T]
+ * The last group along tokens may be short. */
 typedef struct {
-    int length;   /* elements of a full group */
+    int length;   /* elements of a full group; channel:all: T */
     int across;   /* groups side by side (Hk*D, or Hk*D/G per token) */
     int stride;   /* distance of a group's elements in x */
 } kv_grouping;
 
 kv_grouping kv_group_layout(const kv_format *f, kv_shape s, int T);
+/* T = 0, and f16, bf16, f32, have no groups. */
 size_t kv_group_count(const kv_format *f, kv_shape s, int T);
 
 /* A whole array: codes [T][Hk][D] stored codes; scale, min [groups];
  * x_hat [T][Hk][D], kept rows as binary16 of x. kept[T] flags or NULL.
- * For f16, bf16, f32 only x_hat is written. */
+ * Symmetric: min is all 0. For f16, bf16, f32 only x_hat is written. x is
+ * taken as it is (a cache rounds it first). Errors as kv_quantize_group;
+ * what has been written by then is of no use. */
 int kv_quantize(uint8_t *codes, uint16_t *scale, uint16_t *min, float *x_hat,
                 const float *x, const uint8_t *kept, const kv_format *f,
                 kv_shape s, int T, kv_error *err);
 
 //@ packing: Chapter 4: put codes side by side
 /* Code j of a group occupies bits [b*j, b*j+b) of a little-endian bit stream;
- * a group is padded to whole 32-bit words with zero bits. */
+ * a group is padded to whole 32-bit words with zero bits. n codes need
+ * kv_packed_words(n, bits) words; n = 0 none. */
 int kv_packed_words(int n, int bits);
+
+/* words from n codes, codes[j*stride] < 2^bits; and code j back. */
 void kv_pack(uint32_t *words, const uint8_t *codes, int n, int stride,
              int bits);
 int kv_unpack(const uint32_t *words, int j, int bits);
@@ -396,7 +429,8 @@ typedef struct {
 typedef struct {
     int layers;
     kv_shape shape;
-    kv_rope rope;         /* for keys stored before RoPE; may be zero if not */
+    kv_rope rope;         /* for keys stored before RoPE, else may be zero;
+                             dims <= D */
     kv_format keys, values;
     int recent;           /* R */
     int capacity;         /* tokens at most */
@@ -417,32 +451,41 @@ typedef struct {
     uint8_t *codes, *flags;
 } kv_cache;
 
-/* Bytes of memory that a cache of this kind needs, and its set-up in them
- * (aligned for any type). Refuses formats that do not fit the shape. */
+//@ cache-init: Chapter 4: set a cache up
+/* Bytes of memory that a cache of this kind needs (0 if it would be refused),
+ * and its set-up in them. memory is aligned for any type, as malloc's is.
+ * KV_FAIL_USAGE: a format that does not fit the shape, channel:all without
+ * window, no layer or no token; KV_FAIL_RUN: memory is NULL. */
 size_t kv_cache_size(const kv_cache_spec *spec);
 int kv_cache_init(kv_cache *c, const kv_cache_spec *spec, void *memory,
                   kv_error *err);
 
-/* Append n rows to one layer. k [n][Hk][D] (on the format's side of RoPE),
- * v [n][Hk][D]; kept [n_kept]: positions, ascending, that stay in 16 bits
- * (those outside the new rows are ignored). Rows are rounded to binary16 on
- * arrival (f32 and bf16 formats: to theirs), so that a token's codes do not
- * depend on how long it waited. A token is recent while fewer than R newer
- * ones exist; then a per-token row is quantized, and a per-channel group as
- * soon as all its tokens have stopped being recent. One append of n equals n
- * appends of one. On an error nothing has changed. */
+//@ cache-append: Chapter 4: fill a cache
+/* Append n rows to one layer. k [n][Hk][D] (on the format's side of RoPE), v
+ * [n][Hk][D]; kept [n_kept]: positions, ascending, that stay in 16 bits (those
+ * outside the new rows are ignored; n_kept = 0: kept may be NULL). Rows are
+ * rounded to binary16 on arrival (f32 and bf16 formats: to theirs), so that a
+ * token's codes do not depend on how long it waited. A token is recent while
+ * fewer than R newer ones exist; then a per-token row is quantized, and a
+ * per-channel group as soon as all its tokens have stopped being recent. One
+ * append of n equals n appends of one, n = 0 is nothing. KV_FAIL_RUN, and
+ * nothing has changed: no room, a number that is not finite or too large for
+ * binary16, a cache whose short last group has been sealed. */
 int kv_cache_append(kv_cache *c, int layer, const float *k, const float *v,
                     const int *kept, int n_kept, int n, kv_error *err);
 
 /* Keep one more token if neither its key nor its value has been quantized:
- * *done is 1, else 0 (a token once quantized is never promoted). */
+ * *done is 1, else 0 (a token once quantized is never promoted, and a kept one
+ * stays). KV_FAIL_USAGE: no such position; KV_FAIL_RUN: no room. */
 int kv_cache_keep(kv_cache *c, int layer, int position, int *done,
                   kv_error *err);
 
 /* Quantize what waits, the short last group with the elements it has: the
- * whole-window evaluation of the published simulations. */
+ * whole-window evaluation of the published simulations. A short last group
+ * takes no more tokens; to seal it twice is KV_FAIL_RUN. */
 int kv_cache_seal(kv_cache *c, int layer, kv_error *err);
 
+//@ cache-read: Chapter 4: read a cache and count its bytes
 /* x [n][Hk][D]: what attention would read for tokens first..first+n-1, on the
  * format's side of RoPE. values: 0 keys, 1 values. The second reads one head
  * of one token, x [D]. */
@@ -460,10 +503,16 @@ typedef struct {
 
 kv_bytes kv_cache_bytes(const kv_cache *c, int layer);
 
+/* How many of the ascending position[n] lie before t: the index of t if it is
+ * listed. */
+int kv_positions_before(const int *position, int n, int t);
+
 //@ memory: Chapter 4: hand a cache to the decoder
 /* Takes the n new rows of a layer and answers their queries.
  *   out [n][H][D], rows as kv_attention or NULL, q after RoPE,
- *   k after and k_pre before RoPE, position: RoPE position of the first row */
+ *   k after and k_pre before RoPE, position: RoPE position of the first row
+ * Returns KV_OK or a code; tinymodels/memory.h has a whole window and a
+ * stream through the packed cache. */
 typedef struct kv_memory {
     void *self;
     int (*attend)(void *self, const kv_backend *backend, int layer, float *out,
@@ -486,8 +535,9 @@ typedef enum { KV_LAYERS_AFTER, KV_LAYERS_ALL, KV_LAYERS_RANGE } kv_keep_layers;
 typedef enum { KV_STAGE_LARGEST, KV_STAGE_AT, KV_STAGE_EACH, KV_STAGE_JOIN }
     kv_keep_stage;
 
-#define KV_LIST_MAX 256
+#define KV_LIST_MAX 256 /* positions: and ids: name at most so many */
 
+//@ keep-rule: Chapter 5: write such a choice as a short text
 typedef struct {
     kv_keep_kind kind;
     int k;                     /* first:N, kvsink:K; -1 for kvsink:auto */
@@ -502,7 +552,8 @@ typedef struct {
 } kv_keep_rule;
 
 /* RULE[/LAYERS][+decode], e.g. first:5, positions:3,17, ids:1,2, ids:learned,
- * kvsink:5@4/all. The file ref/keep.c opens with the grammar. */
+ * kvsink:5@4/all. The file ref/keep.c opens with the grammar. KV_FAIL_USAGE
+ * otherwise. */
 int kv_keep_parse(kv_keep_rule *r, const char *text, kv_error *err);
 
 //@ kvsink: Chapter 6: predict sinks before attention is computed
@@ -519,27 +570,30 @@ typedef struct {
 /* The K largest |h[T]|, positions ascending; returns how many (min(K, T)).
  * Values within one part in a thousand of the K-th count as equal to it, and
  * among equals the lower positions win, so that a prompt of one repeated token
- * gives the same set everywhere. Source: KVSink; the tie rule is ours.
- * scratch: T floats. */
+ * gives the same set everywhere. All zero: the first K. Source: KVSink; the
+ * tie rule is ours. scratch: T floats. */
 int kv_top_magnitudes(int *position, const float *h, int T, int K,
                       float *scratch);
 
 /* Ours: every token whose |h| reaches the threshold, at most
- * max(5, T/20), the largest first; *capped is 1 when that cap binds. */
+ * max(5, T/20), the largest first, with the tie rule above; *capped is 1 when
+ * that cap binds, else 0. Returns how many; positions ascending. */
 int kv_above_threshold(int *position, int *capped, const float *h, int T,
                        double threshold, float *scratch);
 
+//@ thresholds: Chapter 6: learn where sinks begin
 /* Separate the sinks of one prompt: a[n] = |h|, n >= 1, is sorted in place,
  * descending. The cut of largest ratio within the first half (values below
  * 1e-6 of the largest count as that) decides; the threshold is the geometric
- * mean of the two values beside it. n = 1: half of the only value. */
+ * mean of the two values beside it. n = 1: half of the only value. All zero
+ * gives 0. */
 double kv_gap_threshold(float *a, size_t n);
 
-/* Sum up the prompts that show a stage: threshold = median of theirs (even
- * count: geometric mean of the two middle ones; both arrays are reordered),
- * at_sinks and elsewhere = medians of pooled |h| [n] from the threshold up
- * and below it (none: 0). Ours: one gap over all prompts together would close
- * as text is added, because outliers come in every size. */
+/* Sum up the prompts (1 or more) that show a stage: threshold = median of
+ * theirs (even count: geometric mean of the two middle ones; both arrays are
+ * reordered), at_sinks and elsewhere = medians of pooled |h| [n] from the
+ * threshold up and below it (none: 0). Ours: one gap over all prompts together
+ * would close as text is added, because outliers come in every size. */
 void kv_stage_threshold(kv_stage *stage, double *per_prompt, int prompts,
                         float *pooled, size_t n);
 
@@ -547,6 +601,7 @@ void kv_stage_threshold(kv_stage *stage, double *per_prompt, int prompts,
  * No stage: -1. */
 int kv_profile_largest(const kv_profile *p);
 
+//@ keep-build: Chapter 6: apply a rule to a text
 /* What a rule needs to know about the text. */
 typedef struct {
     int T;
@@ -557,9 +612,11 @@ typedef struct {
     int *found;               /* [T] scratch; both for kvsink only */
 } kv_keep_input;
 
-/* keep: layers and arrays set up by the caller, capacity >= T or enough.
- * *capped (may be NULL) is 1 if an auto rule met its cap. A model without
- * emergence stages gives kvsink an empty set. */
+/* keep: layers and arrays set up by the caller, capacity >= T or enough
+ * (KV_FAIL_RUN if not). *capped (or NULL) is 1 if an auto rule met its cap in a
+ * layer that it covers. A model without emergence stages gives kvsink an
+ * empty set. KV_FAIL_USAGE: a position outside the text, a layer outside the
+ * model, a stage that the profile lacks, or no profile where one is needed. */
 int kv_keep_build(kv_keep *keep, int *capped, const kv_keep_rule *r,
                   const kv_keep_input *in, kv_error *err);
 
@@ -567,7 +624,9 @@ int kv_keep_build(kv_keep *keep, int *capped, const kv_keep_rule *r,
 /* One query q [H][D] (after RoPE) over all tokens of a cache layer; out
  * [H][D]; rows [H][tokens] or NULL; sink as in kv_attention. Keys stored
  * before RoPE are rotated as they are read, token t to position
- * t + shift. scratch: tokens + D floats. */
+ * t + shift. scratch: tokens + D floats. An f32 cache gives what kv_attention
+ * gives, bit for bit; an empty one zeros. A score that is not finite is
+ * KV_FAIL_RUN. */
 int kv_decode(float *out, float *rows, const float *q, const kv_cache *c,
               int layer, const float *sink, int shift, float *scratch,
               kv_error *err);

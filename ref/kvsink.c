@@ -43,7 +43,7 @@ int kv_top_magnitudes(int *position, const float *h, int T, int K,
         double a = fabsf(h[t]);
         if (a > 1.001 * kth)
             position[n++] = t;
-        else if (equals > 0 && fabs(a - kth) <= 0.001 * kth) {
+        else if (equals > 0 && kth - a <= 0.001 * kth) {
             position[n++] = t;
             equals--;
         }
@@ -76,10 +76,10 @@ double kv_gap_threshold(float *a, size_t n)
     qsort(a, n, sizeof *a, descending);
     if (n == 1)
         return a[0] / 2;
-    double floor = 1e-6 * a[0], best = 0, threshold = 0;
+    double least = 1e-6 * a[0], best = 0, threshold = 0;
     for (size_t i = 1; i <= n / 2; i++) {
-        double upper = a[i - 1] > floor ? a[i - 1] : floor;
-        double lower = a[i] > floor ? a[i] : floor;
+        double upper = a[i - 1] > least ? a[i - 1] : least;
+        double lower = a[i] > least ? a[i] : least;
         if (lower > 0 && upper / lower > best) {
             best = upper / lower;
             threshold = sqrt(upper * lower);
@@ -124,9 +124,9 @@ int kv_profile_largest(const kv_profile *p)
     int best = -1;
     double most = 0;
     for (int i = 0; i < p->n_stages; i++) {
-        double floor = 1e-6 * p->stage[i].at_sinks;
-        double low = p->stage[i].elsewhere > floor ? p->stage[i].elsewhere
-                                                   : floor;
+        double least = 1e-6 * p->stage[i].at_sinks;
+        double low = p->stage[i].elsewhere > least ? p->stage[i].elsewhere
+                                                   : least;
         double ratio = low > 0 ? p->stage[i].at_sinks / low : 0;
         if (best < 0 || ratio > most) {
             best = i;

@@ -145,6 +145,7 @@ static int count_votes(int *sign, const kv_stage *s, const kv_stage *found,
     return votes;
 }
 
+//@ majority: List each stage of the majority once, in order
 static int before(const kv_stage *a, const kv_stage *b)
 {
     return a->layer < b->layer ||

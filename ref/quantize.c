@@ -40,16 +40,30 @@ static int parse_group(int *group, const char *field)
         return 1;
     }
     long g = strtol(field, &end, 10);
+    if (field[0] < '1' || field[0] > '9' || *end != 0 || g > 1 << 20)
+        return 0;
     *group = (int)g;
-    return field[0] >= '1' && field[0] <= '9' && *end == 0 && g <= 1 << 20;
+    return 1;
 }
 
-//@ parse: Read "2:channel:128:pre" and its like
+//@ kinds: Name the kinds of storage
 static const struct { const char *name; kv_kind kind; int bits; } kinds[] = {
     {"2", KV_INT, 2}, {"3", KV_INT, 3}, {"4", KV_INT, 4}, {"8", KV_INT, 8},
     {"f16", KV_F16, 16}, {"bf16", KV_BF16, 16}, {"f32", KV_F32, 32},
 };
 
+static int find_kind(kv_format *f, const char *name)
+{
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (!strcmp(name, kinds[i].name)) {
+            f->kind = kinds[i].kind;
+            f->bits = kinds[i].bits;
+            return 1;
+        }
+    return 0;
+}
+
+//@ parse-flags: Read the flags at the end
 static int parse_flags(kv_format *f, const char *rest)
 {
     char field[16];
@@ -64,19 +78,13 @@ static int parse_flags(kv_format *f, const char *rest)
     return *rest == 0;
 }
 
+//@ parse: Read "2:channel:128:pre" and its like
 int kv_format_parse(kv_format *f, const char *text, kv_error *err)
 {
     char field[16] = "";
     const char *rest = text;
     memset(f, 0, sizeof *f);
-    int ok = next_field(field, &rest), known = 0;
-    for (size_t i = 0; ok && i < sizeof kinds / sizeof *kinds; i++)
-        if (!strcmp(field, kinds[i].name)) {
-            f->kind = kinds[i].kind;
-            f->bits = kinds[i].bits;
-            known = 1;
-        }
-    if (!known)
+    if (!next_field(field, &rest) || !find_kind(f, field))
         return kv_fail(err, KV_FAIL_USAGE, "format '%s': unknown kind; "
                        "expected 2, 3, 4, 8, f16, bf16 or f32, for example "
                        "2:channel:128", text);
@@ -89,7 +97,7 @@ int kv_format_parse(kv_format *f, const char *text, kv_error *err)
                            "2:channel:128", text);
         if (!next_field(field, &rest) || !parse_group(&f->group, field))
             return kv_fail(err, KV_FAIL_USAGE, "format '%s': expected a group "
-                           "size of 1 or more, or 'all', for example "
+                           "size from 1 to 1048576, or 'all', for example "
                            "2:channel:128", text);
     }
     if (!parse_flags(f, rest))

@@ -44,18 +44,13 @@ void kv_sink_share(double *share, const double *alpha, int n, int T,
 //@ norms: Compare lengths and directions
 double kv_norm(const float *x, int n)
 {
-    double sum = 0;
-    for (int i = 0; i < n; i++)
-        sum += (double)x[i] * x[i];
-    return sqrt(sum);
+    return sqrt(kv_dot(x, x, n));
 }
 
 double kv_cosine(const float *a, const float *b, int n)
 {
-    double sum = 0, size = kv_norm(a, n) * kv_norm(b, n);
-    for (int i = 0; i < n; i++)
-        sum += (double)a[i] * b[i];
-    return size > 0 ? sum / size : 0;
+    double size = kv_norm(a, n) * kv_norm(b, n);
+    return size > 0 ? kv_dot(a, b, n) / size : 0;
 }
 
 //@ classify: Ask the value what kind of sink it is

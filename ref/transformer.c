@@ -19,10 +19,7 @@
 //@ rmsnorm: Scale a vector to unit mean square
 void kv_rmsnorm(float *y, const float *x, const float *gain, double eps, int C)
 {
-    double sum = 0;
-    for (int c = 0; c < C; c++)
-        sum += (double)x[c] * x[c];
-    double scale = 1 / sqrt(sum / C + eps);
+    double scale = 1 / sqrt(kv_dot(x, x, C) / C + eps);
     for (int c = 0; c < C; c++)
         y[c] = (float)(x[c] * scale * gain[c]);
 }
@@ -71,14 +68,10 @@ static void scalar_matmul(void *self, float *y, const float *x,
 {
     (void)self;
     for (int i = 0; i < n; i++)
-        for (int r = 0; r < w->rows; r++) {
-            const float *a = x + (size_t)i * w->cols;
-            const float *b = w->data + (size_t)r * w->cols;
-            double sum = 0;
-            for (int c = 0; c < w->cols; c++)
-                sum += (double)a[c] * b[c];
-            y[(size_t)i * w->rows + r] = (float)sum;
-        }
+        for (int r = 0; r < w->rows; r++)
+            y[(size_t)i * w->rows + r] =
+                (float)kv_dot(x + (size_t)i * w->cols,
+                              w->data + (size_t)r * w->cols, w->cols);
 }
 
 static int scalar_attention(void *self, float *out, float *rows, const float *q,
@@ -131,6 +124,7 @@ typedef struct {
     float *rows;                  /* [H][n][past+n], or NULL */
 } work;
 
+//@ work-layout: Give each array its place
 /* Returns the size; w is filled in relative to base. */
 static size_t work_layout(work *w, float *base, const kv_model *m,
                           unsigned mask, int past, int n)
@@ -278,12 +272,14 @@ int kv_forward(float *hidden, const kv_run *r, const int *tokens, int n,
 {
     const kv_model *m = r->model;
     work w;
+    if (n < 1)
+        return KV_OK;
     work_layout(&w, r->work, m, r->tap_mask, r->past, n);
     for (int i = 0; i < n; i++) {
         if (tokens[i] < 0 || tokens[i] >= m->vocab)
             return kv_fail(err, KV_FAIL_RUN, "token %d at position %d is "
-                           "outside the vocabulary of %d", tokens[i], i,
-                           m->vocab);
+                           "outside the vocabulary of %d", tokens[i],
+                           r->past + i, m->vocab);
         memcpy(w.x + (size_t)i * m->width,
                m->embed.data + (size_t)tokens[i] * m->width,
                (size_t)m->width * sizeof *w.x);
@@ -297,7 +293,8 @@ int kv_forward(float *hidden, const kv_run *r, const int *tokens, int n,
             return bad;
     }
     norm_rows(hidden, w.x, m->norm, r, n);
-    return KV_OK;
+    return kv_check_finite(hidden, (size_t)n * (size_t)m->width,
+                           "hidden state after the final norm", err);
 }
 
 //@ logits: Score every token of the vocabulary

@@ -222,3 +222,90 @@ Test(cache, two_sequences_share_nothing)
     cr_expect(check_same(a, b, n));
     free(one.memory), free(batch[0].memory), free(batch[1].memory);
 }
+
+/* A cache so plain that it cannot be wrong: every row as it arrived, every group quantized alone. */
+typedef struct {
+    float x[200 * 16]; /* what a reader would get */
+    int kept[200], tokens, quantized;
+} plain_store;
+
+static void plain_age(plain_store *p, const kv_format *f, int recent)
+{
+    int run = f->axis == KV_PER_TOKEN ? 1 : f->group;
+    while (p->quantized + run <= p->tokens - recent) {
+        int count = f->axis == KV_PER_TOKEN ? (f->group ? f->group : 16) : run;
+        int across = f->axis == KV_PER_TOKEN ? 16 / count : 16;
+        for (int i = 0; i < across; i++) {
+            float y[64];
+            uint8_t codes[64], flags[64];
+            uint16_t scale, min = 0;
+            for (int j = 0; j < count; j++) {
+                int t = p->quantized + (f->axis == KV_PER_TOKEN ? 0 : j);
+                y[j] = p->x[t * 16 + (f->axis == KV_PER_TOKEN ? i * count + j : i)];
+                flags[j] = (uint8_t)p->kept[t];
+            }
+            kv_quantize_group(codes, &scale, &min, y, flags, count, 1, f->bits, f->symmetric, NULL);
+            for (int j = 0; j < count; j++) {
+                int t = p->quantized + (f->axis == KV_PER_TOKEN ? 0 : j);
+                if (!flags[j])
+                    p->x[t * 16 + (f->axis == KV_PER_TOKEN ? i * count + j : i)] =
+                        kv_dequantize(codes[j], scale, min, f->bits, f->symmetric);
+            }
+        }
+        p->quantized += run;
+    }
+}
+
+Test(cache, any_mixture_of_appends_and_late_keeps_equals_a_plain_list)
+{
+    static const char *const some[][2] = {{"2:channel:8", "2:token:8"},
+                                          {"3:channel:5:sym", "4:token:all"},
+                                          {"4:token:4", "3:channel:16"}};
+    for (int round = 0; round < 60; round++) {
+        uint64_t seed = 900 + (uint64_t)round;
+        const char *const *pair = some[round % 3];
+        int recent = check_below(&seed, 20);
+        kv_cache_spec spec = {.layers = 1, .shape = {4, 2, 8}, .recent = recent, .capacity = 200,
+                              .kept_capacity = 200};
+        kv_format *f[2] = {&spec.keys, &spec.values};
+        kv_format_parse(&spec.keys, pair[0], NULL);
+        kv_format_parse(&spec.values, pair[1], NULL);
+        kv_cache c;
+        void *memory = malloc(kv_cache_size(&spec));
+        cr_assert_eq(kv_cache_init(&c, &spec, memory, NULL), KV_OK);
+        plain_store *p = calloc(2, sizeof *p);
+        float *x[2] = {check_floats(200 * 16), check_floats(200 * 16)}, *got = check_floats(200 * 16);
+        check_fill(x[0], 200 * 16, &seed);
+        check_fill(x[1], 200 * 16, &seed);
+        while (p[0].tokens < 150) {
+            int first = p[0].tokens, n = 1 + check_below(&seed, round % 2 ? 3 : 30), kept[32];
+            int n_kept = 0, done, late = check_below(&seed, first + n);
+            for (int t = first; t < first + n; t++)
+                if (check_below(&seed, 6) == 0)
+                    kept[n_kept++] = t;
+            cr_assert_eq(kv_cache_append(&c, 0, x[0] + first * 16, x[1] + first * 16, kept, n_kept,
+                                         n, NULL), KV_OK);
+            for (int t = first, i = 0; t < first + n; t++) {
+                int is_kept = i < n_kept && kept[i] == t;
+                i += is_kept;
+                for (int v = 0; v < 2; v++) {
+                    for (int j = t * 16; j < t * 16 + 16; j++)
+                        p[v].x[j] = kv_half_to_float(kv_half_from_float(x[v][j]));
+                    p[v].kept[t] = is_kept;
+                    p[v].tokens++;
+                    plain_age(&p[v], f[v], recent);
+                }
+            }
+            int may = !p[0].kept[late] && late >= p[0].quantized && late >= p[1].quantized;
+            cr_assert_eq(kv_cache_keep(&c, 0, late, &done, NULL), KV_OK);
+            cr_expect_eq(done, may, "round %d token %d", round, late);
+            for (int v = 0; v < 2; v++) {
+                p[v].kept[late] |= may;
+                kv_cache_read(got, &c, 0, v, 0, p[v].tokens);
+                cr_assert(check_same(got, p[v].x, (size_t)p[v].tokens * 16), "%s, round %d, %d tokens",
+                          pair[v], round, p[v].tokens);
+            }
+        }
+        free(memory), free(p), free(x[0]), free(x[1]), free(got);
+    }
+}

@@ -76,18 +76,9 @@ static tile tile_at(const kv_store *st, int i)
     return (tile){first, end - first < TILE ? end - first : TILE, i < coded};
 }
 
-/* Kept positions before t. */
 static int kept_before(const kv_cache_layer *cl, int t)
 {
-    int low = 0, high = cl->n_kept;
-    while (low < high) {
-        int middle = (low + high) / 2;
-        if (cl->position[middle] < t)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
+    return kv_positions_before(cl->position, cl->n_kept, t);
 }
 
 static void widen(const tm_kernels *k, float *y, const uint16_t *row, int first, int n,
