@@ -4,8 +4,8 @@
 # Three kinds of judges, one line for each check and a sum at the end:
 #   oracle/judge_llm.py   a decoder and an evaluation of our own in NumPy, against the program
 #   Criterion suites      those that read KV_LLM: token ids, chat template, fast against scalar
-#   PyPI packages         gguf (every tensor of the file) and tokenizers (random texts), fetched into
-#                         a virtual environment of their own; skipped where there is no network
+#   PyPI packages         gguf (every tensor of the file) and tokenizers (random texts), fetched
+#                         into a virtual environment of their own; skipped without a network
 # BUILD is the build folder, PYTHON a Python that has NumPy.
 set -u
 model=$1 texts=$2
@@ -34,13 +34,8 @@ say() { # ok|FAIL|skip what figure
 
 # ---- our own oracle
 
-"$python" tests/oracle/judge_llm.py "$model" "$texts" "$build/kvsink" "$work/judge" \
-    >"$work/log" 2>"$work/errors" &
-pid=$!
-# show each line as it comes
-tail -f -n +1 --pid=$pid "$work/log" 2>/dev/null | grep -v ' passed, '
-wait $pid
-cat "$work/errors"
+"$python" tests/oracle/judge_llm.py "$model" "$texts" "$build/kvsink" "$work/judge" 2>&1 |
+    tee "$work/log" | sed -u '/ passed, .* failed, /d'
 add "$work/log"
 
 # ---- Criterion suites
@@ -55,11 +50,10 @@ done
 
 venv=$build/venv
 if ! "$venv/bin/python" -c 'import gguf, tokenizers' 2>/dev/null; then
+    install="$venv/bin/python -m pip install --quiet --disable-pip-version-check --retries 2"
     "$python" -m venv --system-site-packages "$venv" >"$work/log" 2>&1 &&
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check gguf==0.19.0 \
-            >>"$work/log" 2>&1 &&
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
-            tokenizers==0.22.1 >>"$work/log" 2>&1
+        $install 'gguf==0.19.*' >>"$work/log" 2>&1 &&
+        $install --no-deps 'tokenizers<0.24' >>"$work/log" 2>&1
 fi
 
 package() { # what, command...: exit status 77 is a skip
