@@ -119,6 +119,7 @@ need-test:
 	$(need) test build test
 test-run: $(BUILD)/kvsink $(suites) $(tools)
 	@$(PYTHON) tests/oracle/make_vectors.py --check
+	@$(PYTHON) tests/oracle/lint.py
 	@KV_BUILD=$(BUILD) sh tests/tools/run.sh $(suites)
 
 .PHONY: test-llm
@@ -137,6 +138,32 @@ sanitize: ## run the tests under the address and undefined-behaviour sanitizers
 clang-check: ## build and run the tests with clang
 	$(need) clang-check build test check
 	@$(MAKE) --no-print-directory test-run BUILD=$(BUILD)/clang CC=clang
+
+# Fuzzers of everything that reads files: SECONDS for each. What breaks is left in build/fuzz.
+SECONDS ?= 60
+fuzz_of  = $(filter-out tinymodels/main.c tinymodels/bench.c tinymodels/cmd_%,$(wildcard tinymodels/*.c))
+.PHONY: fuzz
+fuzz: ## fuzz the readers of files for SECONDS=60 each
+	$(need) fuzz build check test
+	$(need) fuzz fuzz
+	@mkdir -p $(BUILD)/fuzz/crash
+	@$(PYTHON) tests/fuzz/seeds.py $(BUILD)/fuzz
+	@for f in gguf text; do \
+	    clang -std=c11 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
+	        -ffp-contract=off -Iref -Itinymodels tests/fuzz/fuzz_$$f.c $(fuzz_of) $(wildcard ref/*.c) \
+	        -o $(BUILD)/fuzz/fuzz_$$f $(LIBS) || exit 1; \
+	    $(BUILD)/fuzz/fuzz_$$f -max_total_time=$(SECONDS) -timeout=10 -verbosity=0 -print_final_stats=1 \
+	        -artifact_prefix=$(BUILD)/fuzz/crash/ $(BUILD)/fuzz/$$f >$(BUILD)/fuzz/$$f.log 2>&1 || \
+	        { tail -30 $(BUILD)/fuzz/$$f.log; exit 1; }; \
+	    awk '/number_of_executed_units/ {print "fuzz_'$$f': nothing broke in", $$2, "runs"}' $(BUILD)/fuzz/$$f.log; \
+	done
+
+.PHONY: bench
+bench: $(BUILD)/kvsink ## speed and memory on the real model, as a table and JSON
+	$(need) bench build $(if $(MODEL),,fetch)
+	@[ -n "$(MODEL)" ] || sh tests/tools/fetch.sh $(BUILD)/llm
+	@$(MAKE) --no-print-directory $(BUILD)/bench
+	@$(BUILD)/bench $(or $(MODEL),$(llm)) --json $(BUILD)/bench.json
 
 # ---- figures of the README ----------------------------------------------------------------------
 

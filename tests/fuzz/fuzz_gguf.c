@@ -1,11 +1,6 @@
 /* Fuzzer for the GGUF reader: whatever the bytes are, opening them succeeds or fails with a
  * message, and everything a successful open hands out can be read.
- *
- *     clang -g -O1 -fsanitize=fuzzer,address,undefined -Iref -Itinymodels tests/fuzz/fuzz_gguf.c
- *         tinymodels/gguf.c tinymodels/dequant.c tinymodels/files.c ref/error.c ref/half.c
- *
- * With -DFUZZ_MAIN it has a main of its own, which runs over the files named on the command line,
- * each also cut short and damaged in a few hundred places: a smoke test for any compiler. */
+ * "make fuzz" builds and runs it; main.h has a main for other compilers. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,38 +55,4 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     return 0;
 }
 
-#ifdef FUZZ_MAIN
-/* Runs over a copy that ends exactly at its end, where a sanitizer watches. */
-static void run_copy(const char *bytes, size_t n, size_t changed, int change)
-{
-    uint8_t *copy = malloc(n ? n : 1);
-    if (!copy) abort();
-    memcpy(copy, bytes, n);
-    if (changed < n) copy[changed] = (uint8_t)(copy[changed] ^ change);
-    LLVMFuzzerTestOneInput(copy, n);
-    free(copy);
-}
-
-int main(int argc, char **argv)
-{
-    for (int i = 1; i < argc; i++) {
-        char *bytes;
-        size_t n;
-        kv_error err;
-        if (tm_read_file(&bytes, &n, argv[i], &err) != KV_OK) {
-            fprintf(stderr, "fuzz_gguf: %s\n", err.text);
-            return err.code;
-        }
-        run_copy(bytes, n, n, 0);
-        size_t step = n / 300 + 1;
-        for (size_t at = 0; at < n; at += step) {
-            run_copy(bytes, at, n, 0);
-            run_copy(bytes, n, at, 1 << at % 8);
-            run_copy(bytes, n, at, 255);
-        }
-        free(bytes);
-        printf("%s: nothing broke\n", argv[i]);
-    }
-    return 0;
-}
-#endif
+#include "main.h"

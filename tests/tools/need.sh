@@ -14,6 +14,11 @@ header() { # is a C header there?
     printf '#include <%s>\n' "$1" | cc -DPCRE2_CODE_UNIT_WIDTH=8 -E - >/dev/null 2>&1
 }
 
+fuzzer_links() {
+    echo 'int LLVMFuzzerTestOneInput(const char *d, long n) { (void)d; return n < 0; }' |
+        clang -fsanitize=fuzzer,address,undefined -x c - -o /dev/null
+}
+
 python_has() {
     python3 -c "import $1" >/dev/null 2>&1
 }
@@ -54,7 +59,11 @@ python3-venv|a private place for the PyPI package gguf|python_has ensurepip
 LIST
     ;;
     check) cat <<'LIST'
-clang|the second compiler, sanitizers and fuzzers|command -v clang
+clang|the second compiler|command -v clang
+LIST
+    ;;
+    fuzz) cat <<'LIST'
+libclang-rt-dev|what clang links into a fuzzer|fuzzer_links
 LIST
     ;;
     esac
