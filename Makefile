@@ -27,6 +27,9 @@ suites   = $(patsubst tests/%.c,$(BUILD)/test/%,$(wildcard tests/test_*.c))
 tools    = $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(wildcard tests/tools/*.c))
 need     = @sh tests/tools/need.sh
 
+# One word a file; "make V=1" shows whole command lines.
+say      = $(if $(V),,@echo "  $(1)  $(2)"; )
+
 .DEFAULT_GOAL := help
 .PHONY: help
 help: ## this list
@@ -43,12 +46,12 @@ all: $(BUILD)/kvsink ## build build/kvsink, the command line
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL) -c $< -o $@
+	$(call say,cc  ,$<)$(CC) $(ALL) -c $< -o $@
 
 # ref/ is the judge: every warning there is an error.
 $(BUILD)/ref/%.o: ref/%.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL) -Werror -Wconversion -Wno-sign-conversion -c $< -o $@
+	$(call say,cc  ,$<)$(CC) $(ALL) -Werror -Wconversion -Wno-sign-conversion -c $< -o $@
 
 $(BUILD)/tinymodels/kernels.o $(BUILD)/tinymodels/dequant.o: CFLAGS += -O3
 
@@ -62,21 +65,19 @@ $(BUILD)/commit: commit-stamp
 	@cmp -s $@.new $@ || cp $@.new $@; rm -f $@.new
 
 $(BUILD)/libkv.a: $(ref)
-	@rm -f $@
-	ar rcs $@ $^
+	$(call say,ar  ,$@)rm -f $@; ar rcs $@ $^
 $(BUILD)/libtm.a: $(tiny)
-	@rm -f $@
-	ar rcs $@ $^
+	$(call say,ar  ,$@)rm -f $@; ar rcs $@ $^
 $(BUILD)/kvsink: $(BUILD)/tinymodels/main.o $(BUILD)/libtm.a $(BUILD)/libkv.a
-	$(CC) $^ -o $@ $(LIBS)
+	$(call say,link,$@)$(CC) $^ -o $@ $(LIBS)
 $(BUILD)/bench: $(BUILD)/tinymodels/bench.o $(BUILD)/libtm.a $(BUILD)/libkv.a
-	$(CC) $^ -o $@ $(LIBS)
+	$(call say,link,$@)$(CC) $^ -o $@ $(LIBS)
 $(BUILD)/test/%: tests/%.c $(BUILD)/libtm.a $(BUILD)/libkv.a
 	@mkdir -p $(@D)
-	$(CC) $(ALL) -Itests $< $(BUILD)/libtm.a $(BUILD)/libkv.a -o $@ -lcriterion $(LIBS)
+	$(call say,test,$<)$(CC) $(ALL) -Itests $< $(BUILD)/libtm.a $(BUILD)/libkv.a -o $@ -lcriterion $(LIBS)
 $(BUILD)/tools/%: tests/tools/%.c $(BUILD)/libtm.a $(BUILD)/libkv.a
 	@mkdir -p $(@D)
-	$(CC) $(ALL) -Itests $< $(BUILD)/libtm.a $(BUILD)/libkv.a -o $@ $(LIBS)
+	$(call say,tool,$<)$(CC) $(ALL) -Itests $< $(BUILD)/libtm.a $(BUILD)/libkv.a -o $@ $(LIBS)
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 
