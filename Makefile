@@ -90,16 +90,16 @@ llm        = $(BUILD)/llm/SmolLM2-135M-Instruct.Q4_1.gguf
 .PHONY: demo llm
 demo: ## see sinks found, a 2-bit cache break on them, and KVSink repair it
 	$(need) demo build
-	@$(MAKE) --no-print-directory $(BUILD)/kvsink
+	@$(MAKE) -s --no-print-directory $(BUILD)/kvsink
 	@$(BUILD)/kvsink demo --out $(BUILD)/demo
 	@if [ -n "$(MODEL)" ]; then $(MAKE) --no-print-directory llm-story; else \
 	    echo "Next: make llm   (the same story on a real language model, 98 MB)"; fi
 
 llm: ## the same story on a real language model (MODEL=path.gguf: on yours)
 	$(need) llm build text $(if $(MODEL),,fetch)
-	@$(MAKE) --no-print-directory $(BUILD)/kvsink
+	@$(MAKE) -s --no-print-directory $(BUILD)/kvsink
 	@[ -n "$(MODEL)" ] || sh tests/tools/fetch.sh $(BUILD)/llm
-	@$(MAKE) --no-print-directory llm-story MODEL=$(or $(MODEL),$(llm))
+	@$(MAKE) -s --no-print-directory llm-story MODEL=$(or $(MODEL),$(llm))
 
 .PHONY: llm-story texts
 texts:
@@ -113,7 +113,7 @@ llm-story: texts
 
 .PHONY: test
 test: need-test ## build and run all tests that need no large model
-	@$(MAKE) --no-print-directory test-run
+	@$(MAKE) -s --no-print-directory test-run
 
 .PHONY: need-test test-run
 need-test:
@@ -127,7 +127,7 @@ test-run: $(BUILD)/kvsink $(suites) $(tools)
 test-llm: ## test on the real language model (fetched if need be)
 	$(need) test-llm build test fetch text numpy gguf
 	@sh tests/tools/fetch.sh $(BUILD)/llm
-	@$(MAKE) --no-print-directory texts $(BUILD)/kvsink $(suites) $(tools)
+	@$(MAKE) -s --no-print-directory texts $(BUILD)/kvsink $(suites) $(tools)
 	@BUILD=$(BUILD) PYTHON=$(PYTHON) sh tests/llm.sh $(llm) $(texts)
 
 # The same tests under other conditions: each in a folder of its own.
@@ -138,7 +138,7 @@ sanitize: ## run the tests under the address and undefined-behaviour sanitizers
 	    SANITIZE=1 CFLAGS="-O1 -g"
 clang-check: ## build and run the tests with clang
 	$(need) clang-check build test check
-	@$(MAKE) --no-print-directory test-run BUILD=$(BUILD)/clang CC=clang
+	@$(MAKE) -s --no-print-directory test-run BUILD=$(BUILD)/clang CC=clang
 
 # Fuzzers of everything that reads files: SECONDS for each. What breaks is left in build/fuzz.
 SECONDS ?= 60
@@ -163,7 +163,7 @@ fuzz: ## fuzz the readers of files for SECONDS=60 each
 bench: $(BUILD)/kvsink ## speed and memory on the real model, as a table and JSON
 	$(need) bench build $(if $(MODEL),,fetch)
 	@[ -n "$(MODEL)" ] || sh tests/tools/fetch.sh $(BUILD)/llm
-	@$(MAKE) --no-print-directory $(BUILD)/bench
+	@$(MAKE) -s --no-print-directory $(BUILD)/bench
 	@$(BUILD)/bench $(or $(MODEL),$(llm)) --json $(BUILD)/bench.json
 
 # ---- figures of the README ----------------------------------------------------------------------
@@ -178,7 +178,7 @@ readme: $(BUILD)/kvsink ## write the README's table and pictures from the result
 results: ## measure the README's figures anew (about 20 minutes on two cores)
 	$(need) results build test fetch text
 	@sh tests/tools/fetch.sh $(BUILD)/llm
-	@$(MAKE) --no-print-directory texts $(BUILD)/kvsink
+	@$(MAKE) -s --no-print-directory texts $(BUILD)/kvsink
 	@$(PYTHON) tests/tools/results.py run $(BUILD)
 
 # Is the table what the result files say, and does one row of each model come out again?

@@ -6,10 +6,12 @@
 #   Criterion suites      those that read KV_LLM: token ids, chat template, fast against scalar
 #   PyPI packages         gguf (every tensor of the file) and tokenizers (random texts), fetched
 #                         into a virtual environment of their own; skipped without a network
-# BUILD is the build folder, PYTHON a Python that has NumPy.
+# BUILD is the build folder, PYTHON a Python; where it has no NumPy, Debian's own is taken, which is
+# the one that the package python3-numpy belongs to.
 set -u
 model=$1 texts=$2
 build=${BUILD:-build} python=${PYTHON:-python3}
+"$python" -c 'import numpy' 2>/dev/null || python=/usr/bin/python3
 passed=0 failed=0 skipped=0
 work=$(mktemp -d "$build/llm-test.XXXXXX") || exit 1
 trap 'rm -rf "$work"' EXIT

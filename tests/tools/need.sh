@@ -19,8 +19,8 @@ fuzzer_links() {
         clang -fsanitize=fuzzer,address,undefined -x c - -o /dev/null
 }
 
-python_has() {
-    python3 -c "import $1" >/dev/null 2>&1
+python_has() { # Debian's packages belong to Debian's python3, which need not be the first in PATH
+    python3 -c "import $1" >/dev/null 2>&1 || /usr/bin/python3 -c "import $1" >/dev/null 2>&1
 }
 
 # package | reason | test
