@@ -290,7 +290,7 @@ typedef struct {
  * residual, row 0 the embedding, row l+1 the residual after layer l.
  *   A channel doubles at layer l if its |peak| is > 0 and at least twice that
  *   of the layer before. The last layer of a run of doublings is a stage if
- *   |peak| >= 100 and |peak| >= 300 x median. If nothing anywhere reaches 100,
+ *   |peak| >= 100 and |peak| >= 300 x median. If no layer reaches 100 anywhere,
  *   the ratio alone decides and *weak is 1. Of several channels at a layer
  *   the largest stands for the stage (ties: the lower channel).
  * Returns the number found, ascending by layer; the search ends at max.

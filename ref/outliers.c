@@ -107,7 +107,7 @@ int kv_stages_find(kv_stage *stage, int *weak, const float *peak,
                    const float *median, int L, int C, int max)
 {
     *weak = 1;
-    for (size_t i = 0; i < (size_t)(L + 1) * (size_t)C; i++)
+    for (size_t i = (size_t)C; i < (size_t)(L + 1) * (size_t)C; i++)
         if (fabsf(peak[i]) >= 100)
             *weak = 0;
     int found = 0;

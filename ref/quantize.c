@@ -217,7 +217,8 @@ int kv_quantize_group(uint8_t *codes, uint16_t *scale, uint16_t *min,
 }
 
 //@ dequantize: Get a number back from its code
-/* -ffp-contract=off keeps the product and the sum two rounded operations. */
+/* The product is exact (8 bits times 11), so only the sum rounds: a machine
+ * that fuses the two gets the same number. */
 float kv_dequantize(int code, uint16_t scale, uint16_t min, int bits,
                     int symmetric)
 {

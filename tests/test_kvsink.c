@@ -47,6 +47,19 @@ Test(kvsink, auto_takes_as_many_as_pass)
     cr_expect_eq(kv_above_threshold(got, &capped, h, 8, 307, scratch), 1, "reaching is enough");
 }
 
+Test(kvsink, one_in_twenty_is_rounded_down)
+{
+    float h[140], scratch[140];
+    int got[140], capped;
+    for (int t = 0; t < 140; t++)
+        h[t] = 200 + (float)t;
+    for (int T = 4; T <= 140; T++) {
+        int cap = T < 120 ? 5 : T < 140 ? 6 : 7;
+        cr_expect_eq(kv_above_threshold(got, &capped, h, T, 100, scratch), T < cap ? T : cap);
+        cr_expect_eq(capped, T > 5, "%d tokens", T);
+    }
+}
+
 Test(kvsink, the_widest_gap_separates_one_prompt)
 {
     float a[6] = {2, 300, 1, 800, 0, 3};
@@ -55,6 +68,8 @@ Test(kvsink, the_widest_gap_separates_one_prompt)
     cr_expect_eq(kv_gap_threshold(one, 1), 4.0);
     float exact[4] = {500, 0, 0, 0}; /* zeros elsewhere: the floor is 500e-6 */
     cr_expect(fabs(kv_gap_threshold(exact, 4) - 0.5) <= 1e-6);
+    float even[6] = {400, 200, 100, 90, 80, 70}; /* two gaps of 2: the upper one */
+    cr_expect(fabs(kv_gap_threshold(even, 6) - sqrt(400.0 * 200)) <= 1e-9);
     float low[8] = {400, 390, 20, 19, 18, 17, 16, 1e-3f}; /* a wider gap, but among the many */
     cr_expect(fabs(kv_gap_threshold(low, 8) - sqrt(390.0 * 20)) <= 1e-9);
 }

@@ -78,6 +78,33 @@ Test(outliers, a_weak_model_is_judged_by_ratio_alone)
     cr_expect_eq(weak, 1);
 }
 
+Test(outliers, a_bar_is_reached_not_passed)
+{
+    /* layer 1 doubles exactly, reaches 100 exactly, is exactly 300 times the median */
+    float peak[4][2] = {{1, 1}, {50, 1}, {100, 1}, {100, 1}}, median[4] = {1, 1, 1, 1};
+    kv_stage s[3];
+    int weak;
+    median[2] = 100.0f / 300;
+    median[2] = nextafterf(median[2], 0);
+    cr_assert_eq(kv_stages_find(s, &weak, peak[0], median, 3, 2, 3), 1);
+    cr_expect(s[0].layer == 1 && s[0].channel == 0 && weak == 0);
+    median[2] = 0.25f;
+    peak[1][0] = 51; /* not twice: the rise ended at layer 0, too low */
+    cr_expect_eq(kv_stages_find(s, &weak, peak[0], median, 3, 2, 3), 0);
+    peak[1][0] = 40;
+    peak[2][0] = 99; /* ratio enough, but another layer reaches 100 */
+    cr_expect_eq(kv_stages_find(s, &weak, peak[0], median, 3, 2, 3), 0);
+    cr_expect_eq(weak, 0);
+    peak[3][0] = 99; /* now none does */
+    cr_expect_eq(kv_stages_find(s, &weak, peak[0], median, 3, 2, 3), 1);
+    cr_expect_eq(weak, 1);
+    peak[0][1] = 500; /* the embedding is no layer */
+    cr_expect_eq(kv_stages_find(s, &weak, peak[0], median, 3, 2, 3), 1);
+    cr_expect_eq(weak, 1);
+    float exact[3][1] = {{1}, {300}, {300}}, one[3] = {1, 1, 1};
+    cr_expect_eq(kv_stages_find(s, &weak, exact[0], one, 2, 1, 3), 1);
+}
+
 Test(outliers, no_stage_is_an_answer)
 {
     uint64_t seed = 21;
@@ -103,6 +130,14 @@ Test(outliers, the_majority_of_prompts_decides)
     cr_assert_eq(kv_stages_vote(s, found, count, 3, 2), 2);
     cr_expect(s[0].layer == 2 && s[0].prompts == 3 && s[0].sign == 1);
     cr_expect(s[1].layer == 9 && s[1].prompts == 2);
+    found[0].sign = found[4].sign = -1;
+    found[2].sign = 1;
+    kv_stages_vote(s, found, count, 3, 2);
+    cr_expect_eq(s[0].sign, -1, "two of three are negative");
+    found[0].sign = 1;
+    found[2].sign = -1;
+    kv_stages_vote(s, found, count, 3, 2);
+    cr_expect_eq(s[0].sign, -1, "whichever comes first");
     count[2] = 1; /* now layer 9 has one vote of three */
     cr_expect_eq(kv_stages_vote(s, found, count, 3, 2), 1);
     cr_expect_eq(kv_stages_vote(s, found, count, 0, 2), 0);
