@@ -140,6 +140,10 @@ clang-check: ## build and run the tests with clang
 	$(need) clang-check build test check
 	@$(MAKE) -s --no-print-directory test-run BUILD=$(BUILD)/clang CC=clang
 
+.PHONY: mutants
+mutants: $(BUILD)/libkv.a $(BUILD)/libtm.a ## plant known mistakes in ref/; each must fail a vector that names it
+	@CC="$(CC)" $(PYTHON) tests/mutants/run.py $(BUILD)
+
 # Fuzzers of everything that reads files: SECONDS for each. What breaks is left in build/fuzz.
 SECONDS ?= 60
 fuzz_of  = $(filter-out tinymodels/main.c tinymodels/bench.c tinymodels/cmd_%,$(wildcard tinymodels/*.c))

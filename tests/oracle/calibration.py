@@ -29,6 +29,10 @@ MISTAKES = {
         "The stage is the last layer of the run of doublings, not the first one that passes."
     ),
     "dissipation": "A large write of opposite sign that cancels the outlier is taken for a stage.",
+    "bars-passed": "Twice the layer before and 100 must be passed instead of reached.",
+    "embedding-in-weak": (
+        "A large value of the embedding, which no layer keeps, makes the model not weak."
+    ),
     "thousand-times": "1000 times the median is demanded instead of 300 times.",
     "majority": "One prompt is enough instead of more than half of them.",
     "geometric-mean": "The threshold is the arithmetic mean of the two sides of the gap.",
@@ -91,7 +95,9 @@ def stages_of_prompt(h, width, wrong=""):
     peak = [[max(size(row[c]) for row in layer) for c in range(width)] for layer in h]
     if wrong == "embedding-is-a-layer":
         peak[0] = [0.0] * width
-    weak = not any(abs(v) >= 100 for layer in h[1:] for row in layer for v in row)
+    strict = wrong == "bars-passed"
+    seen = h if wrong == "embedding-in-weak" else h[1:]
+    weak = not any(abs(v) >= 100 for layer in seen for row in layer for v in row)
     if wrong == "weak":
         weak = False
     out = []
@@ -108,7 +114,10 @@ def stages_of_prompt(h, width, wrong=""):
                 doubles, goes_on = True, False
             if wrong == "end-of-rise":
                 goes_on = False
-            large = (weak or m >= 100) and m >= (
+            if strict:
+                doubles = doubles and m > 2 * peak[layer][c]
+                goes_on = goes_on and peak[layer + 2][c] > 2 * m
+            large = (weak or m > 100 or (m == 100 and not strict)) and m >= (
                 1000 if wrong == "thousand-times" else 300
             ) * middle
             if doubles and not goes_on and large:
@@ -243,6 +252,10 @@ def calibration_cases():
     weak = [{(1, 1): s} for s in sinks(40.0, 36.0)]
     embedding = [{(-1, 3): {0: 280.0}, (2, 3): s} for s in sinks(-900.0, 450.0)]
     twins = [{(1, 6): s, (1, 2): {t: -v / 2 for t, v in s.items()}} for s in sinks(-420.0, -820.0)]
+    bars = [{(-1, 4): {2: 25.0}, (0, 4): {2: 25.0}, (1, 4): {2: 50.0}} for _ in range(3)]
+    hidden_weak = [dict(w) for w in weak]
+    for w in hidden_weak:
+        w.update({(-1, 3): {0: 280.0}, (0, 3): {0: -280.0}})
     middling = [{(1, 4): {0: 130.0}} for _ in range(3)]
     split = [dict(one[0]), dict(one[1]), {(3, 0): {0: 500.0}}]
     return [
@@ -252,6 +265,9 @@ def calibration_cases():
         ("a rise over two layers", 4, 8, run, ids, [], ["end-of-rise"], 0.1),
         ("dissipation", 5, 8, fades, ids, ["several-sinks"], ["dissipation"], 0.2),
         ("weak model", 4, 8, weak, ids, ["several-sinks"], ["weak"], 0.1),
+        ("weak behind a large embedding", 4, 8, hidden_weak, ids, ["several-sinks"],
+         ["embedding-in-weak"], 0.1),
+        ("exactly at the bars", 4, 8, bars, ids, ["sink-not-first"], ["bars-passed"], 0.0),
         ("no stage", 4, 8, [{}, {}, {}], ids, ["no-sink"], [], 0.2),
         ("outlier in the embedding", 4, 8, embedding, ids, ["several-sinks"], [], 0.2),
         ("constant outlier from the embedding", 3, 8, [{(-1, 3): {0: 280.0}}] * 3, ids,
@@ -275,6 +291,8 @@ def calibration_file():
             "embedding-is-a-layer",
             "end-of-rise",
             "dissipation",
+            "bars-passed",
+            "embedding-in-weak",
             "thousand-times",
             "majority",
             "geometric-mean",

@@ -38,6 +38,7 @@ MISTAKES = {
     ),
     "auto-cap": "`auto` is not limited to max(5, 5 % of the tokens).",
     "auto-takes-five": "`auto` takes five tokens, instead of only those that pass the threshold.",
+    "first-off-by-one": "`first:N` keeps N + 1 positions.",
     "ids-without-zero": "`ids:` also keeps position 0.",
     "first-occurrence": "`ids:` keeps every occurrence of an id, not only the first.",
     "kvsink-all-layers": "The default of kvsink is the layers after the stage, not all layers.",
@@ -186,7 +187,7 @@ def plain_set(name, argument, inputs, wrong):
     if name == "first":
         if argument > tokens and wrong == "n-larger-than-prompt":
             raise Refused("usage", "N is larger than the prompt")
-        return list(range(min(argument, tokens)))
+        return list(range(min(argument + (wrong == "first-off-by-one"), tokens)))
     if name == "positions":
         outside = [p for p in argument if p >= tokens]
         if outside and wrong != "position-outside":
@@ -282,7 +283,7 @@ def one_stage_cases(file, random):
         file.case(identity, ordered, flags, must)
 
     case("none", "none", ["no-sink"])
-    case("first 4", "first:4")
+    case("first 4", "first:4", [], ["first-off-by-one"])
     case("first more than the prompt", "first:100", [], ["n-larger-than-prompt"])
     case("first with a range", "first:2/1-3", [], ["range-open"])
     case("first in one layer", "first:2/5-5", [], ["range-open"])
