@@ -597,6 +597,17 @@ double kv_gap_threshold(float *a, size_t n);
 void kv_stage_threshold(kv_stage *stage, double *per_prompt, int prompts,
                         float *pooled, size_t n);
 
+/* Count, over the tokens [T] of one more prompt, how often each id occurs and
+ * how often it is a sink: |h[s][t]| reaches the threshold of any of n stages,
+ * h [n][T]. Position 0 is left out: what stands there is a sink by its place.
+ * seen, sunk [vocab]; ids must lie within the vocabulary. Ours. */
+void kv_ids_count(int *seen, int *sunk, const int *tokens, const float *h,
+                  int T, const kv_stage *stage, int n);
+
+/* The ids that were sinks in at least half of their occurrences, ascending;
+ * returns how many. ids NULL: only counts. Ours. */
+int kv_ids_learned(int *ids, const int *seen, const int *sunk, int vocab);
+
 /* The stage of largest at_sinks / elsewhere: the paper's single stage.
  * No stage: -1. */
 int kv_profile_largest(const kv_profile *p);

@@ -118,6 +118,34 @@ void kv_stage_threshold(kv_stage *stage, double *per_prompt, int prompts,
     stage->elsewhere = middle(pooled + sinks, n - sinks);
 }
 
+//@ ids-count: Count how often a token id is a sink
+void kv_ids_count(int *seen, int *sunk, const int *tokens, const float *h,
+                  int T, const kv_stage *stage, int n)
+{
+    for (int t = 1; t < T; t++) {
+        int is_sink = 0;
+        for (int s = 0; s < n; s++)
+            is_sink |= fabsf(h[(size_t)s * (size_t)T + (size_t)t]) >=
+                       stage[s].threshold;
+        seen[tokens[t]]++;
+        sunk[tokens[t]] += is_sink;
+    }
+}
+
+//@ ids-learned: List the ids that are sinks more often than not
+int kv_ids_learned(int *ids, const int *seen, const int *sunk, int vocab)
+{
+    int n = 0;
+    for (int id = 0; id < vocab; id++) {
+        if (sunk[id] == 0 || 2 * sunk[id] < seen[id])
+            continue;
+        if (ids)
+            ids[n] = id;
+        n++;
+    }
+    return n;
+}
+
 //@ largest: Find the paper's single stage
 int kv_profile_largest(const kv_profile *p)
 {

@@ -99,3 +99,16 @@ Test(kvsink, the_largest_ratio_is_the_papers_stage)
     p.n_stages = 0;
     cr_expect_eq(kv_profile_largest(&p), -1);
 }
+
+Test(kvsink, ids_are_learned_where_they_are_sinks_at_least_half_of_the_time)
+{
+    int tokens[6] = {7, 3, 4, 3, 4, 4}, seen[8] = {0}, sunk[8] = {0}, ids[8];
+    float h[12] = {900, 800, 1, 1, 2, 3, 1, 1, 1, 1, -90, 1}; /* two stages */
+    kv_stage s[2] = {{.threshold = 100}, {.threshold = 90}};
+    kv_ids_count(seen, sunk, tokens, h, 6, s, 2);
+    cr_expect(seen[7] == 0 && sunk[7] == 0, "position 0 is left out");
+    cr_expect(seen[3] == 2 && sunk[3] == 1 && seen[4] == 3 && sunk[4] == 1);
+    cr_assert_eq(kv_ids_learned(NULL, seen, sunk, 8), 1);
+    cr_assert_eq(kv_ids_learned(ids, seen, sunk, 8), 1);
+    cr_expect_eq(ids[0], 3, "half is enough, a third is not");
+}

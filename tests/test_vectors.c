@@ -275,20 +275,17 @@ static void set_threshold(kv_stage *s, const prompt *p, int prompts, const kv_st
 
 static void add_learned(cJSON *out, const kv_stage *s, int n, const prompt *p, int prompts, int C)
 {
-    cJSON *list = cJSON_AddArrayToObject(out, "learned");
-    for (int id = 0; id < 1000; id++) {
-        int seen = 0, sunk = 0;
-        for (int i = 0; i < prompts; i++)
-            for (int t = 1; t < p[i].n; t++) {
-                int is_sink = 0;
-                for (int j = 0; j < n; j++)
-                    is_sink |= fabsf(channel_of(&p[i], &s[j], C)[t]) >= s[j].threshold;
-                seen += p[i].ids[t] == id;
-                sunk += p[i].ids[t] == id && is_sink;
-            }
-        if (sunk > 0 && 2 * sunk >= seen)
-            cJSON_AddItemToArray(list, cJSON_CreateNumber(id));
+    enum { VOCABULARY = 1000 };
+    static int seen[VOCABULARY], sunk[VOCABULARY], ids[VOCABULARY];
+    memset(seen, 0, sizeof seen);
+    memset(sunk, 0, sizeof sunk);
+    for (int i = 0; i < prompts; i++) {
+        float *h = check_floats((size_t)n * (size_t)p[i].n);
+        for (int j = 0; j < n; j++)
+            memcpy(h + (size_t)j * p[i].n, channel_of(&p[i], &s[j], C), (size_t)p[i].n * sizeof *h);
+        kv_ids_count(seen, sunk, p[i].ids, h, p[i].n, s, n);
     }
+    vec_add_ints(out, "learned", ids, (size_t)kv_ids_learned(ids, seen, sunk, VOCABULARY));
 }
 
 static void add_stage(cJSON *list, const kv_stage *s)

@@ -430,7 +430,7 @@ static int find_stages(calibration_run *r, kv_error *err)
     if (code) return code;
     c->profile.n_stages = kv_stages_vote(c->profile.stage, c->found, c->count, c->prompts,
                                          r->e->model->layers);
-    c->profile.weak = 2 * weak > c->prompts;
+    c->profile.weak = weak == c->prompts; /* nothing reached 100 in any of them */
     return KV_OK;
 }
 
@@ -473,30 +473,20 @@ static void sum_up_stage(calibration_run *r, int s, const float *h, double *per_
     stage->elsewhere = nine_digits(stage->elsewhere);
 }
 
-/* Token ids that are sinks in at least half of their occurrences. Position 0 does not count: a rare
- * word that happens to stand there is a sink by its place, not by itself. */
+/* h: [stages][length] of each prompt, one after the other. */
 static int learn_ids(calibration_run *r, const float *h, kv_error *err)
 {
-    tm_calibration *c = r->c;
-    kv_profile *profile = &c->profile;
+    kv_profile *profile = &r->c->profile;
     int vocab = r->e->model->vocab, *seen = zeros((size_t)vocab * 2, sizeof *seen, err);
     if (!seen) return KV_FAIL_RUN;
-    int *sinks = seen + vocab;
-    for (int p = 0; p < c->prompts; p++) {
-        size_t T = (size_t)r->length[p];
-        for (size_t t = 1; t < T; t++) {
-            int is_sink = 0;
-            for (int s = 0; s < profile->n_stages; s++)
-                is_sink |= fabsf(h[(size_t)s * T + t]) >= profile->stage[s].threshold;
-            seen[r->prompt[p][t]]++;
-            sinks[r->prompt[p][t]] += is_sink;
-        }
-        h += T * (size_t)profile->n_stages;
+    int *sunk = seen + vocab;
+    for (int p = 0; p < r->c->prompts; p++) {
+        kv_ids_count(seen, sunk, r->prompt[p], h, r->length[p], profile->stage, profile->n_stages);
+        h += (size_t)r->length[p] * (size_t)profile->n_stages;
     }
-    for (int id = 0; id < vocab; id++) profile->n_ids += seen[id] && 2 * sinks[id] >= seen[id];
+    profile->n_ids = kv_ids_learned(NULL, seen, sunk, vocab);
     profile->ids = zeros((size_t)profile->n_ids, sizeof *profile->ids, err);
-    for (int id = 0, n = 0; id < vocab && profile->ids; id++)
-        if (seen[id] && 2 * sinks[id] >= seen[id]) profile->ids[n++] = id;
+    if (profile->ids) kv_ids_learned(profile->ids, seen, sunk, vocab);
     free(seen);
     return profile->ids ? KV_OK : KV_FAIL_RUN;
 }

@@ -26,9 +26,9 @@ three texts) scattered with these standard deviations per window:
     8       10 %     0.05 %      (KL is 1e-4 there: mostly float32 itself)
 
 The difference of two such draws, over n windows, has sqrt(2 / n) times that.
-Every bar below is at least four times the result and, so that it means
-something, below the loss that leaving the sinks unkept makes (25 % of the
-KL and more).  What does not depend on the draw is compared exactly: bytes,
+Every bar below is about four times the result or more and, so that it means
+something, the KL's is below what leaving the sinks unkept costs (25 % and
+more).  What does not depend on the draw is compared exactly: bytes,
 bits and kept positions, and the codes of given keys.
 
 Usage:  judge_llm.py MODEL TEXTS KVSINK WORK
@@ -329,7 +329,7 @@ class Judge:
         settings = [("f16", "f16", "none"), ("8:channel:128", "8:token:64", "none"),
                     ("4:channel:128:sym", "4:token:64", "first:1")]
         for judged, setting in zip(self.tallies(windows, settings), settings):
-            got = self.eval(["--file", self.devref, "--windows", 3], *setting)
+            got = self.eval(["--file", self.devref, "--windows", judged.windows], *setting)
             self.compare(got, judged.result(), setting)
 
         windows = whole_window.cut(self.ids[self.joined], CTX, None, "none", 2)
@@ -355,18 +355,19 @@ class Judge:
 
     def tallies(self, windows, settings):
         """whole_window.py's figures; the 16-bit pass, which the keep sets
-        come from as well, is made once for all settings."""
+        come from as well, is made once for all settings.  A quantized pass
+        is made for the first two windows only, to save time."""
         half, nothing = whole_window.Format("f16"), [[]] * self.model.layers
         forms = [tuple(map(whole_window.Format, s[:2])) for s in settings]
         out = [whole_window.Tally(self.model, *pair) for pair in forms]
-        for ids in windows:
+        for i, ids in enumerate(windows):
             seen = Residuals(self.stage_layers)
             log16 = whole_window.run(self.model, ids, half, half, nothing, seen)
             for tally, pair, (_, _, rule) in zip(out, forms, settings):
-                chosen = expected_keep(self.model, self.profile, ids, seen, rule)["layers"]
                 if not pair[0].integer:
                     tally.add(ids, log16, log16, nothing)
-                else:
+                elif i < 2:
+                    chosen = expected_keep(self.model, self.profile, ids, seen, rule)["layers"]
                     tally.add(ids, log16,
                               whole_window.run(self.model, ids, *pair, chosen), chosen)
         return out
@@ -378,13 +379,13 @@ class Judge:
         self.report.check(name + ": size", exact,
                           f"{got['bytes']:.0f} bytes, {got['bits']:.5g} bits, {got['kept']:.3g} "
                           "kept" + ("" if exact else f", expected {show(want)}"), "exactly")
-        self.report.near(name + ": ppl16", got["ppl16"], want["ppl16"], 1e-3)
+        self.report.near(name + ": ppl16", got["ppl16"], want["ppl16"], 5e-4)
         bits = setting[0].partition(":")[0]
         if bits == "f16":
             self.report.same(name + ": nothing lost", [got["ppl"], got["kl"], got["top1"]],
                              [got["ppl16"], 0, 1])
             return
-        ppl, kl = {"8": (0.005, 0.4), "4": (0.04, 0.2), "2": (0.25, 0.2)}[bits]
+        ppl, kl = {"8": (0.005, 0.4), "4": (0.04, 0.2), "2": (0.3, 0.2)}[bits]
         self.report.near(name + ": ppl", got["ppl"], want["ppl"], ppl)
         self.report.near(name + ": KL", got["kl"], want["kl"], kl)
 
