@@ -186,9 +186,21 @@ results: ## measure the README's figures anew (about 20 minutes on two cores)
 	@$(PYTHON) tests/tools/results.py run $(BUILD)
 
 # Is the table what the result files say, and does one row of each model come out again?
+.PHONY: readme-check
 readme-check: $(BUILD)/kvsink
+	$(need) readme-check build test fetch text
+	@sh tests/tools/fetch.sh $(BUILD)/llm
+	@sh tests/tools/texts.sh $(texts) >/dev/null
 	@$(PYTHON) tests/tools/results.py readme --check
 	@$(PYTHON) tests/tools/results.py repeat $(BUILD) tiny-kvsink5 smollm2-8bit
+
+# What CI has no time for: longer fuzzing, the demo on the real model, every row of the README.
+.PHONY: check-long
+check-long: ## the longer checks: fuzzing, the story on the real model, all figures anew (an hour)
+	@$(MAKE) -s --no-print-directory fuzz SECONDS=300
+	@$(MAKE) -s --no-print-directory llm
+	@$(MAKE) -s --no-print-directory readme-check
+	@$(MAKE) -s --no-print-directory results
 
 .PHONY: vectors
 vectors: ## write tests/vectors/ anew from the oracle

@@ -144,6 +144,10 @@ def repeat(build, wanted):
     return 1 if failed else 0
 
 
+def figure(x):
+    return "%.3f" % x if x >= 1e-3 else "%.1e" % x
+
+
 def table():
     lines = ["| model | text | windows | kept tokens | perplexity (16 bits: in brackets) | KL, nats | same best token | bits |",
              "|---|---|---|---|---|---|---|---|"]
@@ -154,11 +158,11 @@ def table():
         whole = load(one["row"])
         r, place = whole["result"], (one["model"], one["shown"])
         commits.add(whole["commit"])
-        error = " ± %.2g" % r["kl_error"] if r["windows"] > 1 else ""
+        error = " ± " + figure(r["kl_error"]) if r["windows"] > 1 else ""
         width = "2 bits" if "2:channel" in r["keys"] else "8 bits"
         model, text = place if place != previous else ("", "")
-        lines.append("| %s | %s | %s | %s, `%s` | %.2f (%.2f) | %.2g%s | %.1f %% | %.2f |" % (
-            model, text, r["windows"] if text else "", width, one["keep"], r["ppl"], r["ppl16"], r["kl"], error,
+        lines.append("| %s | %s | %s | %s, `%s` | %.2f (%.2f) | %s%s | %.1f %% | %.2f |" % (
+            model, text, r["windows"] if text else "", width, one["keep"], r["ppl"], r["ppl16"], figure(r["kl"]), error,
             100 * r["top1"], r["bits"]))
         previous = place
     lines.append("")
