@@ -194,13 +194,12 @@ readme-check: $(BUILD)/kvsink
 	@$(PYTHON) tests/tools/results.py readme --check
 	@$(PYTHON) tests/tools/results.py repeat $(BUILD) tiny-kvsink5 smollm2-8bit
 
-# What CI has no time for: longer fuzzing, the demo on the real model, every row of the README.
+# What CI has no time for: longer fuzzing, the story and the speed of the real model.
 .PHONY: check-long
-check-long: ## the longer checks: fuzzing, the story on the real model, all figures anew (an hour)
+check-long: ## longer checks: fuzzing, the story on the real model, speed (20 minutes)
 	@$(MAKE) -s --no-print-directory fuzz SECONDS=300
 	@$(MAKE) -s --no-print-directory llm
-	@$(MAKE) -s --no-print-directory readme-check
-	@$(MAKE) -s --no-print-directory results
+	@$(MAKE) -s --no-print-directory bench
 
 .PHONY: vectors
 vectors: ## write tests/vectors/ anew from the oracle
