@@ -121,6 +121,7 @@ need-test:
 test-run: $(BUILD)/kvsink $(suites) $(tools)
 	@$(PYTHON) tests/oracle/make_vectors.py --check
 	@$(PYTHON) tests/oracle/lint.py
+	@sh tests/fetch_test.sh
 	@KV_BUILD=$(BUILD) sh tests/tools/run.sh $(suites)
 
 .PHONY: test-llm
