@@ -10,10 +10,9 @@
 #include "chat.h"
 #include "commands.h"
 #include "files.h"
-#include "memory.h"
 #include "profile.h"
-#include "promote.h"
 #include "report.h"
+#include "sequence.h"
 #include "session.h"
 
 typedef struct {
@@ -21,12 +20,10 @@ typedef struct {
     cli_cache cache;
     kv_profile profile;
     const kv_profile *known; /* &profile, or NULL */
-    kv_keep keep;
-    tm_stream *stream;
-    tm_promoter promoter;
+    tm_sequence *sequence;
     int *prompt, *token; /* token: what was generated */
-    int n_prompt, n_token, n, stopped, capped;
-    float *hidden, *logits; /* one row */
+    int n_prompt, n_token, n, stopped;
+    float *hidden, *logits; /* [n_prompt][width], and one row */
     double temperature, *weight;
     uint64_t random;
     char waiting[8]; /* bytes of a character that is not complete yet */
@@ -93,53 +90,13 @@ static int check_cache(job *j, kv_error *err)
 
 static int open_cache(job *j, kv_error *err)
 {
-    int T = j->n_prompt + j->n;
-    tm_stream_spec spec = {j->cache.keys, j->cache.values, j->cache.recent, T,
-                           j->cache.keep.kind == KV_KEEP_NONE ? 0 : T};
-    if (tm_stream_open(&j->stream, j->s.model, &spec, j->s.fast, err)) return err->code;
-    return tm_promoter_open(&j->promoter, j->s.model, &j->cache.keep, j->known, j->stream, err);
+    const cli_cache *c = &j->cache;
+    tm_engine e = report_engine(&j->s);
+    tm_sequence_spec spec = {c->keys, c->values, c->keep, j->known, c->recent, j->n_prompt + j->n};
+    return tm_sequence_open(&j->sequence, &e, j->s.fast, &spec, err);
 }
 
 /* -------------------------------------------------------------- computing */
-
-/* The whole prompt at once; leaves the last row of hidden states in j->hidden. */
-static int prefill(job *j, kv_error *err)
-{
-    const kv_model *m = j->s.model;
-    size_t T = (size_t)j->n_prompt, C = (size_t)m->width;
-    int stages = j->known ? j->profile.n_stages : 0;
-    float *hidden = session_floats(T * C, "hidden states", err);
-    float *h = session_floats((size_t)stages * T, "what the stages show", err);
-    tm_probe *probe = calloc((size_t)stages + 1, sizeof *probe);
-    int code = hidden && h && probe ? KV_OK : kv_fail(err, KV_FAIL_RUN, "not enough memory");
-    if (code == KV_OK) {
-        tm_probes probes = {h, probe, stages, j->n_prompt, 0};
-        kv_run run = {.memory = tm_stream_memory(j->stream), .tap = stages ? tm_probe_tap : NULL,
-                      .tap_self = &probes};
-        if (stages) tm_stage_probes(probe, &j->profile);
-        run.tap_mask = tm_probe_mask(probe, stages);
-        code = session_run(&j->s, hidden, &run, j->prompt, j->n_prompt, err);
-    }
-    if (code == KV_OK) code = tm_keep_init(&j->keep, m->layers, j->n_prompt, err);
-    if (code == KV_OK)
-        code = tm_keep_build(&j->keep, &j->capped, &j->cache.keep, j->prompt, j->n_prompt, j->known,
-                             h, err);
-    if (code == KV_OK) code = tm_stream_begin_decode(j->stream, &j->keep, err);
-    if (code == KV_OK) memcpy(j->hidden, hidden + (T - 1) * C, C * sizeof *hidden);
-    free(hidden);
-    free(h);
-    free(probe);
-    return code;
-}
-
-static int step(job *j, int token, kv_error *err)
-{
-    int past = tm_stream_tokens(j->stream);
-    kv_run run = {.memory = tm_stream_memory(j->stream), .past = past, .position = past};
-    tm_promoter_watch(&j->promoter, &run, past, token);
-    if (session_run(&j->s, j->hidden, &run, &token, 1, err)) return err->code;
-    return tm_promoter_check(&j->promoter, err);
-}
 
 /* splitmix64 (Steele, Lea and Flood, 2014): the same numbers on every machine. */
 static double uniform(uint64_t *state)
@@ -194,8 +151,10 @@ static void print_piece(job *j, const char *bytes, size_t n)
 static int generate(job *j, kv_error *err)
 {
     int quiet = j->s.common->json;
+    float *last = j->hidden + (size_t)(j->n_prompt - 1) * (size_t)j->s.model->width;
+    if (tm_sequence_start(j->sequence, j->hidden, j->prompt, j->n_prompt, err)) return err->code;
     for (int i = 0; i < j->n && !cli_stdout_failed(); i++) {
-        if (session_logits(&j->s, j->logits, j->hidden, 1, err)) return err->code;
+        if (session_logits(&j->s, j->logits, last, 1, err)) return err->code;
         int token = choose(j);
         if (tok_is_eog(j->s.tok, token)) {
             j->stopped = 1;
@@ -209,7 +168,7 @@ static int generate(job *j, kv_error *err)
             const char *bytes = tok_bytes(j->s.tok, token, &n);
             print_piece(j, bytes, n);
         }
-        if (i + 1 < j->n && step(j, token, err)) return err->code;
+        if (i + 1 < j->n && tm_sequence_step(j->sequence, last, token, err)) return err->code;
     }
     if (!quiet) {
         fwrite(j->waiting, 1, j->n_waiting, stdout);
@@ -230,17 +189,16 @@ typedef struct {
 static usage measure(const job *j)
 {
     const kv_model *m = j->s.model;
-    usage u = {.tokens = tm_stream_tokens(j->stream)};
-    const kv_cache *c = tm_stream_cache(j->stream);
+    usage u = {.tokens = tm_sequence_tokens(j->sequence)};
     for (int l = 0; l < m->layers; l++) {
-        kv_bytes b = tm_stream_bytes(j->stream, l);
+        kv_bytes b = tm_stream_bytes(tm_sequence_stream(j->sequence), l);
         u.bytes.codes += b.codes;
         u.bytes.scales += b.scales;
         u.bytes.kept += b.kept;
         u.bytes.recent += b.recent;
         u.bytes.total += b.total;
-        u.kept += (double)c->layer[l].n_kept / m->layers;
     }
+    u.kept = (double)tm_sequence_kept(j->sequence) / m->layers;
     u.bytes16 = 2.0 * 2 * m->layers * m->shape.kv_heads * m->shape.head_size * u.tokens;
     u.bits = 16 * (double)u.bytes.total / u.bytes16;
     return u;
@@ -281,7 +239,7 @@ static void print_json(const job *j, const usage *u)
     cli_json_add_int(root, "bytes_kept", (long long)u->bytes.kept);
     cli_json_add_int(root, "bytes_recent", (long long)u->bytes.recent);
     cli_json_add_number(root, "kept", u->kept);
-    const kv_cache *c = tm_stream_cache(j->stream);
+    const kv_cache *c = tm_stream_cache(tm_sequence_stream(j->sequence));
     for (int l = 0; l < j->s.model->layers; l++)
         cJSON_AddItemToArray(layers, cli_json_ints(c->layer[l].position, c->layer[l].n_kept));
     cJSON_AddItemToObject(root, "layers", layers);
@@ -293,7 +251,7 @@ static void report(const job *j)
 {
     usage u = measure(j);
     char a[32], b[32];
-    if (j->capped)
+    if (tm_sequence_capped(j->sequence))
         cli_warn("the keep rule found more sinks than its cap of max(5, 5 %% of the tokens)");
     if (j->s.common->json) {
         print_json(j, &u);
@@ -308,10 +266,10 @@ static void report(const job *j)
 
 static int allocate(job *j, kv_error *err)
 {
-    size_t vocab = (size_t)j->s.model->vocab;
+    size_t vocab = (size_t)j->s.model->vocab, width = (size_t)j->s.model->width;
     j->token = calloc((size_t)j->n, sizeof *j->token);
     j->weight = calloc(vocab, sizeof *j->weight);
-    j->hidden = session_floats((size_t)j->s.model->width, "hidden states", err);
+    j->hidden = session_floats((size_t)j->n_prompt * width, "hidden states", err);
     j->logits = session_floats(vocab, "logits", err);
     return j->token && j->weight && j->hidden && j->logits
                ? KV_OK : kv_fail(err, KV_FAIL_RUN, "not enough memory");
@@ -319,9 +277,7 @@ static int allocate(job *j, kv_error *err)
 
 static void release(job *j)
 {
-    tm_promoter_close(&j->promoter);
-    tm_stream_close(j->stream);
-    tm_keep_free(&j->keep);
+    tm_sequence_close(j->sequence);
     tm_profile_free(&j->profile);
     free(j->prompt);
     free(j->token);
@@ -365,7 +321,7 @@ int cmd_generate(int argc, char **argv)
     if (cli_cache_options(&j.cache, &common, &err)) return cli_fail(&command, &err);
     if (session_open(&j.s, &common, &err)) return cli_fail(&command, &err);
     if (check_cache(&j, &err) || read_prompt(&j, prompt, chat, &err) || allocate(&j, &err) ||
-        open_cache(&j, &err) || prefill(&j, &err) || generate(&j, &err))
+        open_cache(&j, &err) || generate(&j, &err))
         status = cli_fail(&command, &err);
     else report(&j);
     release(&j);

@@ -114,6 +114,11 @@ int tm_sequence_capped(const tm_sequence *s)
     return s->capped;
 }
 
+const tm_stream *tm_sequence_stream(const tm_sequence *s)
+{
+    return s->stream;
+}
+
 double tm_sequence_bytes(const tm_sequence *s)
 {
     double sum = 0;

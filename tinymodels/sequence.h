@@ -41,6 +41,9 @@ int tm_sequence_step(tm_sequence *s, float *hidden, int token, kv_error *err);
 int tm_sequence_tokens(const tm_sequence *s);
 int tm_sequence_capped(const tm_sequence *s); /* the keep rule met its cap in this prompt */
 
+/* The memory it runs on, for those who want to see each layer. */
+const tm_stream *tm_sequence_stream(const tm_sequence *s);
+
 /* Of what is in the cache now: bytes of all layers, kept positions summed over layers. */
 double tm_sequence_bytes(const tm_sequence *s);
 long long tm_sequence_kept(const tm_sequence *s);
