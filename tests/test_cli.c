@@ -26,7 +26,8 @@
 #include "tiny.h"
 
 static const char *const command[] = {"info", "tokens", "logits", "generate", "sinks", "outliers",
-                                      "calibrate", "predict", "eval", "dump", "quantize"};
+                                      "calibrate", "predict", "eval", "dump", "quantize",
+                                      "handmade"};
 enum { COMMANDS = sizeof command / sizeof command[0] };
 
 /* ------------------------------------------------------------------ model */
@@ -348,6 +349,12 @@ Test(test_cli, usage_errors)
         {"$K quantize x.npy --format 2:channel:8 --keep kvsink:5 -o q", 2, {"--keep", "needs a model"}},
         {"$K quantize x.npy --format 2:channel:8 --keep first:5/2-3 -o q", 2, {"no layers"}},
         {"$K tokens m.gguf --json --text", 2, {"--text needs a value"}},
+        {"$K handmade", 2, {"kvsink handmade", "-o FILE"}},
+        {"$K handmade -o", 2, {"-o needs a value"}},
+        {"$K handmade -o ''", 2, {"output file is empty"}},
+        {"$K handmade more -o h.gguf", 2, {"unexpected argument 'more'"}},
+        {"$K handmade -o h.gguf --sinks many", 2, {"--sinks", "'many'", "none|one|several|born"}},
+        {"$K handmade -o h.gguf --sinks ''", 2, {"--sinks", "''"}},
     };
     REFUSALS(list);
 }
@@ -442,6 +449,13 @@ Test(test_cli, outputs_that_cannot_be_written)
         {"$K quantize x.npy --format 2:channel:8 -o file", 1, {"file"}},
         {"$K calibrate m.gguf --file long.txt -o /dev/full", 1, {"/dev/full"}},
         {"$K calibrate m.gguf --file long.txt -o no/x.txt", 1, {"no/x.txt"}},
+        {"$K handmade -o /dev/full", 1, {"/dev/full", "disk full"}},
+        {"$K handmade -o no/such/h.gguf", 1, {"no/such/h.gguf"}},
+        {"$K handmade -o taken", 1, {"taken", "folder"}},
+        {"$K handmade -o /dev/null --write-text /dev/full", 1, {"/dev/full", "No space"}},
+        {"$K handmade -o /dev/null --write-text no/t.txt", 1, {"no/t.txt"}},
+        {"$K handmade -o h.gguf --write-text /dev/full", 1, {"/dev/full"}},
+        {"$K handmade -o /dev/null >/dev/full", 1, {"standard output"}},
         {"$K tokens m.gguf --text a >/dev/full", 1, {"standard output", "No space"}},
         {"$K tokens m.gguf --file long.txt >/dev/full", 1, {"standard output"}},
         {"$K info m.gguf --json >/dev/full", 1, {"standard output"}},
@@ -653,6 +667,31 @@ Test(test_cli, learned_ids_come_from_the_profile)
 }
 
 /* ------------------------------------------------------ the hand-built model */
+
+Test(test_cli, handmade_writes_the_model_that_was_asked_for)
+{
+    for (int kind = 0; kind < TM_SINKS_KINDS; kind++) {
+        const tm_handmade_demo *d = tm_handmade_demo_of((tm_sinks)kind);
+        const tm_handmade_options options = {(tm_sinks)kind};
+        kv_error err = {0, ""};
+        char line[200];
+        cr_assert(eq(int, tm_handmade_write("expected.gguf", &options, &err), 0), "%s", err.text);
+        snprintf(line, sizeof line, "$K handmade --sinks %s -o hand.gguf --write-text verse.txt --json",
+                 d->name);
+        run(line);
+        cr_assert(eq(int, status, 0), "%s", errors);
+        cJSON *root = json();
+        cr_expect(strcmp(get(root, "prompt")->valuestring, d->prompt) == 0);
+        cr_expect(strcmp(get(root, "expected")->valuestring, d->expected) == 0);
+        cJSON_Delete(root);
+        run("cmp hand.gguf expected.gguf && cat verse.txt");
+        cr_expect(eq(int, status, 0), "%s: %s", d->name, errors);
+        cr_expect(strcmp(out, tm_handmade_verse_twice()) == 0);
+    }
+    run("$K handmade -o hand.gguf");
+    cr_expect(eq(int, status, 0), "%s", errors);
+    cr_expect(strstr(out, "written: hand.gguf") != NULL, "%s", out);
+}
 
 /* Does generate say what the demo says, under this rule? */
 static int says_expected(const tm_handmade_demo *d, const char *rule)

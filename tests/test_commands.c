@@ -283,6 +283,18 @@ Test(test_commands, the_demo_tells_its_story)
     broken += strcspn(broken, "\\") - 8;
     cr_expect(strncmp(repaired, right, 20) == 0, "%.20s", repaired);
     cr_expect(strncmp(broken, right, 20) != 0, "%.20s", broken);
+    const char *line = said;
+    for (size_t n; *line; line += n + (line[n] == '\n')) {
+        n = strcspn(line, "\n");
+        cr_expect(n <= 100, "%zu columns: %.*s", n, (int)n, line);
+    }
+    cr_assert(eq(int, run("demo --out made/a/folder/whose/path/is/not/very/short"), 0), "%s", said);
+    line = strstr(said, "The same by hand:");
+    cr_assert(line != NULL);
+    for (size_t n; *line; line += n + (line[n] == '\n')) {
+        n = strcspn(line, "\n");
+        cr_expect(n <= 100, "%zu columns: %.*s", n, (int)n, line);
+    }
     expect_fail("demo several.gguf", 2, "--file");
     cr_expect(eq(int, run("demo several.gguf --file text.txt --out made/again"), 1));
     cr_expect(strstr(said, "tokens") != NULL, "%s", said); /* shorter than a window */

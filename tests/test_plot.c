@@ -193,7 +193,7 @@ Test(test_plot, lines_and_bars_stand_any_numbers)
         tm_lines alone = {NULL, NULL, NULL, 0, 1, log_y, &single, 1, NULL, NULL, 0};
         tm_plot_lines(&c, all, &alone);
     }
-    tm_bars b = {"t", "x", "y", flat, 4, 0, NULL, mark, 2};
+    tm_bars b = {"t", "x", "y", flat, 4, 0, NULL, mark, mark, 2, 2};
     tm_plot_bars(&c, all, &b);
     b.value = wild;
     b.level = 0.3;
@@ -202,6 +202,109 @@ Test(test_plot, lines_and_bars_stand_any_numbers)
     b.n = 0;
     tm_plot_bars(&c, (tm_box){0, 0, 3, 3}, &b);
     tm_canvas_free(&c);
+}
+
+/* Of two numbers that would touch, the one of the mark named first is shown. */
+Test(test_plot, the_more_important_mark_keeps_its_number)
+{
+    static float data[100 * 100];
+    int mark[3] = {50, 51, 90}, swapped[3] = {51, 50, 90}, alone[2] = {51, 90};
+    const int *const order[3] = {mark, swapped, alone};
+    tm_canvas c[3];
+    tm_box numbers = {0, 275, 300, 25}; /* below the triangles */
+    int red[3];
+    for (int i = 0; i < 3; i++) {
+        c[i] = canvas(300, 300);
+        tm_heat h = {.data = data, .rows = 100, .cols = 100, .mark = order[i],
+                     .n_mark = i == 2 ? 2 : 3, .no_scale = 1};
+        tm_plot_heat(&c[i], (tm_box){0, 0, 300, 300}, &h);
+        red[i] = count(&c[i], numbers, tm_sink);
+    }
+    size_t from = 275 * 300 * 3, size = 25 * 300 * 3;
+    cr_expect(red[1] > 10);
+    cr_expect(memcmp(c[1].rgb + from, c[2].rgb + from, size) == 0, "51 and 90, nothing of 50");
+    cr_expect(memcmp(c[0].rgb + from, c[1].rgb + from, size) != 0);
+    for (int i = 0; i < 3; i++) tm_canvas_free(&c[i]);
+}
+
+static double start(const tm_label *l)
+{
+    return l->left ? l->x - l->w : l->x;
+}
+
+static void check_labels(const tm_label *l, int n, double width, int rows)
+{
+    for (int i = 0; i < n; i++) {
+        cr_expect(l[i].row >= 0 && l[i].row < rows && rows <= n);
+        cr_expect(start(&l[i]) >= 0 && start(&l[i]) + l[i].w <= width, "%g outside", l[i].x);
+        for (int j = 0; j < i; j++)
+            cr_expect(l[i].row != l[j].row || start(&l[i]) >= start(&l[j]) + l[j].w ||
+                      start(&l[j]) >= start(&l[i]) + l[i].w, "%g and %g", l[i].x, l[j].x);
+    }
+}
+
+/* Is a label crossed by the line of another one, which runs down from its own row? */
+static int crossed(const tm_label *l, int n)
+{
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < n; j++)
+            if (l[j].row > l[i].row && l[j].x > start(&l[i]) && l[j].x < start(&l[i]) + l[i].w)
+                return 1;
+    return 0;
+}
+
+Test(test_plot, labels_do_not_touch)
+{
+    tm_label l[TM_LABELS];
+    unsigned random = 1;
+    for (int round = 0; round < 2000; round++) {
+        int n = 1 + round % TM_LABELS;
+        double width = 600 + round % 7 * 100;
+        for (int i = 0; i < n; i++) {
+            random = random * 1664525u + 1013904223u;
+            l[i] = (tm_label){(random >> 8) % 31 / 30.0 * width, 180 + (random >> 20) % 70, 0, 0};
+        }
+        check_labels(l, n, width, tm_place_labels(l, n, width));
+    }
+    /* A 30-layer model with stages at 2, 11 and 29 that fade at 9 and 28. */
+    static const int layer[] = {2, 9, 11, 28, 29};
+    for (int i = 0; i < 5; i++) l[i] = (tm_label){33.0 * (layer[i] + 1), 250, 0, 0};
+    int rows = tm_place_labels(l, 5, 1020);
+    check_labels(l, 5, 1020, rows);
+    cr_expect(eq(int, crossed(l, 5), 0));
+    cr_expect(eq(int, rows, 3));
+    for (int i = 0; i < 5; i++) l[i] = (tm_label){200 + 10 * i, 250, 0, 0}; /* a staircase */
+    rows = tm_place_labels(l, 5, 1020);
+    cr_expect(eq(int, crossed(l, 5), 0));
+    cr_expect(eq(int, rows, 5));
+    l[0] = (tm_label){50, 300, 0, 0}; /* wider than the plot */
+    cr_expect(eq(int, tm_place_labels(l, 1, 100), 1));
+}
+
+/* However many rows the legend takes, marks and data stay below it. */
+Test(test_plot, the_legend_has_its_own_room)
+{
+    const char *name = "token 12345 'a long piece of text', channel 1234";
+    double none[4] = {NAN, NAN, NAN, NAN};
+    tm_series s[5];
+    int mark[] = {0, 1, 3};
+    const char *const label[] = {"emerges, layer 0", "fades, layer 1", "emerges, layer 3"};
+    for (int n = 1; n <= 5; n++) {
+        tm_canvas c = canvas(900, 700);
+        for (int i = 0; i < n; i++) s[i] = (tm_series){name, none, tm_series_color[i], 1};
+        tm_lines p = {"t", "x", "y", 0, 4, 1, s, n, mark, label, 3};
+        tm_plot_lines(&c, (tm_box){0, 0, 900, 700}, &p);
+        int last_key = -1, first_mark = -1; /* rows of pixels */
+        for (int y = 0; y < 700; y++) {
+            tm_box row = {0, y, 900, 1};
+            for (int i = 0; i < n; i++)
+                if (count(&c, row, tm_series_color[i])) last_key = y;
+            if (first_mark < 0 && count(&c, row, tm_sink)) first_mark = y;
+        }
+        cr_expect(last_key > 0 && last_key + 8 < first_mark, "%d rows: legend to %d, marks from %d",
+                  n, last_key, first_mark);
+        tm_canvas_free(&c);
+    }
 }
 
 Test(test_plot, a_marked_bar_is_red_and_as_high_as_its_value)
@@ -222,5 +325,11 @@ Test(test_plot, a_marked_bar_is_red_and_as_high_as_its_value)
         blue += blues > 20;
     }
     cr_expect(epsilon_eq(dbl, blue / (double)red, 0.5, 0.05)); /* 2 beside 4 */
+    tm_box below = {0, 262, 300, 38};
+    cr_expect(eq(int, count(&c, below, tm_sink), 0), "a number that nobody asked for");
+    b.number = &mark;
+    b.n_number = 1;
+    tm_plot_bars(&c, (tm_box){0, 0, 300, 300}, &b);
+    cr_expect(count(&c, below, tm_sink) > 10);
     tm_canvas_free(&c);
 }

@@ -20,7 +20,7 @@
 #include "sinks_report.h"
 
 enum { WINDOW = 512, WINDOWS = 4, MAP = 160, PASSAGE = 60, PROMPT = 256, WRITTEN = 32, ROWS = 5,
-       LABEL = 27, LINE = 76 /* of the lines in scene 4 */ };
+       LABEL = 27, LINE = 72 /* of the lines in scene 4 */, COLUMNS = 100 };
 
 typedef struct {
     session s;
@@ -352,16 +352,47 @@ static int scene_text(story *d, kv_error *err)
     return KV_OK;
 }
 
+/* One more word of a command line, on the next line if it would not fit. */
+static void word(int *column, const char *option, const char *value)
+{
+    int length = (int)(strlen(option) + strlen(value)) + (*option && *value);
+    if (*column + 1 + length > COLUMNS - 2) { /* " \\" must fit behind it */
+        printf(" \\\n     ");
+        *column = 5;
+    }
+    printf(" %s%s%s", option, *option && *value ? " " : "", value);
+    *column += 1 + length;
+}
+
+static int by_hand(const story *d, const char *name, const char *file)
+{
+    int column = printf("  build/kvsink %s", name);
+    word(&column, "", d->s.common->positional);
+    word(&column, "--file", file);
+    return column;
+}
+
 static void closing(const story *d, const char *file)
 {
-    const char *model = d->s.common->positional;
-    printf("The same by hand:\n"
-           "  build/kvsink sinks %s --file %s --png sinks.png\n"
-           "  build/kvsink calibrate %s --file %s -o profile.txt\n"
-           "  build/kvsink eval %s --file %s%s \\\n"
-           "      --keys %s --values %s --keep %s --profile %s\n\n", model, file, model, file,
-           model, file, d->handmade ? " --ctx 127" : " --join eot:60 --windows 4", d->keys,
-           d->values, d->rule[d->rows - 1], in_folder(d, "profile.txt"));
+    printf("The same by hand:\n");
+    int column = by_hand(d, "sinks", file);
+    word(&column, "--png", "sinks.png");
+    printf("\n");
+    column = by_hand(d, "calibrate", file);
+    word(&column, "-o", "profile.txt");
+    printf("\n");
+    column = by_hand(d, "eval", file);
+    if (d->handmade) {
+        word(&column, "--ctx", "127");
+    } else {
+        word(&column, "--join", "eot:60");
+        word(&column, "--windows", "4");
+    }
+    word(&column, "--keys", d->keys);
+    word(&column, "--values", d->values);
+    word(&column, "--keep", d->rule[d->rows - 1]);
+    word(&column, "--profile", in_folder(d, "profile.txt"));
+    printf("\n\n");
 }
 
 static int tell(story *d, const char *file, kv_error *err)

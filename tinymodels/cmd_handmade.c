@@ -55,9 +55,9 @@ int cmd_handmade(int argc, char **argv)
     if (!path)
         return cli_say_fail(&command, KV_FAIL_USAGE, "-o FILE is needed: where to write the model");
     tm_handmade_options o = {(tm_sinks)sinks};
-    if (tm_handmade_write(path, &o, &err)) return cli_fail(&command, &err);
     if (text_path && write_text(text_path, tm_handmade_verse_twice(), &err))
         return cli_fail(&command, &err);
+    if (tm_handmade_write(path, &o, &err)) return cli_fail(&command, &err);
     const tm_handmade_demo *demo = tm_handmade_demo_of(o.sinks);
     if (common.json) {
         cJSON *root = cJSON_CreateObject();

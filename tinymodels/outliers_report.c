@@ -74,39 +74,59 @@ void outliers_report_free(outliers_report *r)
 
 /* ---------------------------------------------------------------- picture */
 
+/* Vertical lines of the stages, each layer once for what begins there and once for what ends. */
+typedef struct {
+    int layer[2 * OUTLIERS_FOLLOWED], n;
+    char text[2 * OUTLIERS_FOLLOWED][32];
+    const char *label[2 * OUTLIERS_FOLLOWED];
+} turns;
+
+static void add_turn(turns *t, int layer, const char *what)
+{
+    char *text = t->text[t->n];
+    if (layer < 0) return;
+    snprintf(text, sizeof t->text[0], "%s, layer %d", what, layer);
+    for (int i = 0; i < t->n; i++)
+        if (strcmp(t->label[i], text) == 0) return;
+    t->layer[t->n] = layer;
+    t->label[t->n++] = text;
+}
+
+/* Has the token and channel of a followed stage been followed before, for an earlier stage? */
+static int seen_before(const outliers_report *r, int i)
+{
+    for (int j = 0; j < i; j++)
+        if (r->token[j] == r->token[i] && r->o.stage[j].channel == r->o.stage[i].channel) return 1;
+    return 0;
+}
+
 static void draw_residual(tm_canvas *c, tm_box box, const outliers_report *r, double *numbers)
 {
-    int L = r->o.layers, n = L + 1, mark[2 * OUTLIERS_FOLLOWED], n_mark = 0;
+    int L = r->o.layers, n = L + 1, lines = 2;
     double *largest = numbers, *median = numbers + n;
-    char name[OUTLIERS_FOLLOWED][64], label[2 * OUTLIERS_FOLLOWED][32], piece[24];
-    const char *labels[2 * OUTLIERS_FOLLOWED];
-    tm_series s[2 + OUTLIERS_FOLLOWED];
+    char name[OUTLIERS_FOLLOWED][64], piece[24];
+    turns turn = {.n = 0};
+    tm_series s[2 + OUTLIERS_FOLLOWED] = {{"largest of all", largest, tm_series_color[0], 0},
+                                          {"median of all", median, tm_series_color[1], 0}};
     for (int l = 0; l < n; l++) {
         largest[l] = r->o.h[l].max;
         median[l] = r->o.median[l];
     }
     for (int i = 0; i < r->n; i++) {
         double *h = numbers + (2 + i) * n;
+        add_turn(&turn, r->o.stage[i].layer, "emerges");
+        add_turn(&turn, outliers_dissipation(r, i), "fades");
+        if (seen_before(r, i)) continue;
         h[0] = NAN; /* the embedding was not followed */
         for (int l = 0; l < L; l++) h[l + 1] = fabs((double)r->h[i][l]);
         snprintf(name[i], sizeof name[i], "token %d %s, channel %d", r->token[i],
                  report_piece_plain(piece, sizeof piece, r->s, r->ids[r->token[i]]),
                  r->o.stage[i].channel);
-        s[2 + i] = (tm_series){name[i], h, tm_series_color[2 + i], 1};
-        mark[n_mark] = r->o.stage[i].layer;
-        snprintf(label[n_mark], sizeof label[0], "emerges, layer %d", r->o.stage[i].layer);
-        n_mark++;
-        int gone = outliers_dissipation(r, i);
-        if (gone < 0) continue;
-        mark[n_mark] = gone;
-        snprintf(label[n_mark], sizeof label[0], "fades, layer %d", gone);
-        n_mark++;
+        s[lines] = (tm_series){name[i], h, tm_series_color[lines], 1};
+        lines++;
     }
-    for (int i = 0; i < n_mark; i++) labels[i] = label[i];
-    s[0] = (tm_series){"largest of all", largest, tm_series_color[0], 0};
-    s[1] = (tm_series){"median of all", median, tm_series_color[1], 0};
-    tm_lines p = {"Residual |H| over depth", "layer (-1: embedding)", "|H|", -1, n, 1, s, 2 + r->n,
-                  mark, labels, n_mark};
+    tm_lines p = {"Residual |H| over depth", "layer (-1: embedding)", "|H|", -1, n, 1, s, lines,
+                  turn.layer, turn.label, turn.n};
     tm_plot_lines(c, box, &p);
 }
 

@@ -279,16 +279,17 @@ static void y_axis(tm_canvas *c, const axes *a)
 static void x_axis(tm_canvas *c, const axes *a, int first, int last, const int *mark, int n_mark,
                    double offset)
 {
-    double step = nice_step(last > first ? last - first : 1, 8);
-    double room = 1.5 * TEXT_SIZE;
-    if (step < 1) step = 1;
+    char label[16];
+    snprintf(label, sizeof label, "%d", last);
+    double widest = tm_text_width(TEXT_SIZE, label), gap = TEXT_SIZE / 2.0;
+    int parts = (int)fmin(8, fmax(1, a->in.w / (widest + gap)));
+    double step = fmax(1, nice_step(last > first ? last - first : 1, parts));
     for (int i = (int)(ceil(first / step) * step); i <= last; i += (int)step) {
-        char label[16];
         double x = x_pixel(a, i + offset), y = a->in.y + a->in.h;
         int hidden = 0;
         snprintf(label, sizeof label, "%d", i);
         for (int j = 0; j < n_mark; j++)
-            hidden |= fabs(x_pixel(a, mark[j] + offset) - x) < 2 * room;
+            hidden |= fabs(x_pixel(a, mark[j] + offset) - x) < widest + gap;
         tm_line(c, x, y, x, y + 6, 1.5, tm_ink);
         if (!hidden) tm_text(c, x, y + 8 + 1.4 * TEXT_SIZE, TEXT_SIZE, 0, tm_ink, label);
     }
@@ -300,19 +301,33 @@ static void outline(tm_canvas *c, tm_box b)
     tm_line(c, b.x, b.y + b.h, b.x + b.w, b.y + b.h, 2, tm_ink);
 }
 
-/* Triangles and numbers below marked columns; a number that would touch the last is left out. */
+static int number_fits(const axes *a, const int *mark, const int *shown, int i, double offset)
+{
+    char label[2][16];
+    snprintf(label[0], sizeof label[0], "%d", mark[i]);
+    for (int j = 0; j < i; j++) {
+        snprintf(label[1], sizeof label[1], "%d", mark[j]);
+        double apart = fabs(x_pixel(a, mark[i] + offset) - x_pixel(a, mark[j] + offset));
+        double room = tm_text_width(TEXT_SIZE, label[0]) + tm_text_width(TEXT_SIZE, label[1]);
+        if (shown[j] && apart < room / 2 + TEXT_SIZE / 2.0) return 0;
+    }
+    return 1;
+}
+
+/* Triangles and numbers below marked columns; a number that would touch an earlier one is left
+ * out, and so are those after the first NUMBERS. */
 static void mark_columns(tm_canvas *c, const axes *a, const int *mark, int n_mark, double offset)
 {
-    double free_from = -1e9, y = a->in.y + a->in.h;
+    enum { NUMBERS = 64 };
+    int shown[NUMBERS];
     for (int i = 0; i < n_mark; i++) {
         char label[16];
-        double x = x_pixel(a, mark[i] + offset);
-        snprintf(label, sizeof label, "%d", mark[i]);
-        double half = tm_text_width(TEXT_SIZE, label) / 2;
+        double x = x_pixel(a, mark[i] + offset), y = a->in.y + a->in.h;
         pointer(c, x, y + 3, 0.8 * TEXT_SIZE, tm_sink);
-        if (x - half < free_from) continue;
-        tm_text(c, x, y + 6 + 2.2 * TEXT_SIZE, TEXT_SIZE, 0, tm_sink, label);
-        free_from = x + half + TEXT_SIZE / 2.0;
+        if (i >= NUMBERS) continue;
+        shown[i] = number_fits(a, mark, shown, i, offset);
+        snprintf(label, sizeof label, "%d", mark[i]);
+        if (shown[i]) tm_text(c, x, y + 6 + 2.2 * TEXT_SIZE, TEXT_SIZE, 0, tm_sink, label);
     }
 }
 
@@ -351,11 +366,11 @@ void tm_plot_heat(tm_canvas *c, tm_box box, const tm_heat *h)
     for (size_t i = 0; h->top <= 0 && i < n; i++)
         if (h->data[i] > top) top = h->data[i];
     if (!(top > 0)) top = 1;
-    axes a = {frame(c, box, h->title, h->x_label, h->y_label, 3.5 * TEXT_SIZE,
+    axes a = {frame(c, box, h->title, h->x_label, h->y_label, 4.5 * TEXT_SIZE,
                     h->no_scale ? TEXT_SIZE : 9 * TEXT_SIZE, 3 * TEXT_SIZE),
               0, h->cols, h->rows, 0, 0, 0};
     tm_box in = a.in;
-    tm_fill(c, in, heat_color(0));
+    tm_fill(c, (tm_box){floor(in.x), floor(in.y), floor(in.w), floor(in.h)}, heat_color(0));
     /* Each pixel shows the largest value that falls into it: a thin bright column of a large
      * matrix must not vanish between pixels. */
     for (int py = 0; py < (int)in.h; py++)
@@ -391,8 +406,9 @@ static int usable(double y, int log_y)
     return isfinite(y) && (!log_y || y > 0);
 }
 
-/* Limits of the y axis: the data, to whole powers of ten or from 0. */
-static void y_limits(axes *a, const tm_lines *p)
+/* Limits of the y axis: the data, to whole powers of ten or from 0, and `above` pixels that hold
+ * labels instead of values. */
+static void y_limits(axes *a, const tm_lines *p, double above)
 {
     double low = INFINITY, high = -INFINITY;
     for (int s = 0; s < p->n_series; s++)
@@ -408,7 +424,7 @@ static void y_limits(axes *a, const tm_lines *p)
     a->y1 = p->log_y ? ceil(high + 0.02) : high * 1.05;
     if (!(a->y1 > a->y0)) a->y1 = a->y0 + 1;
     a->ticks_to = a->y1;
-    if (p->n_mark) a->y1 += 0.22 * (a->y1 - a->y0); /* room for their labels */
+    if (above < 0.8 * a->in.h) a->y1 += above / (a->in.h - above) * (a->y1 - a->y0);
 }
 
 static void draw_series(tm_canvas *c, const axes *a, const tm_series *s, int first, int n)
@@ -427,7 +443,7 @@ static double legend(tm_canvas *c, double x0, double x1, double y, const tm_line
 {
     double x = x0, start = y;
     for (int s = 0; s < p->n_series; s++) {
-        double w = 3 * TEXT_SIZE + tm_text_width(TEXT_SIZE, p->series[s].name) + 2 * TEXT_SIZE;
+        double w = 2.8 * TEXT_SIZE + tm_text_width(TEXT_SIZE, p->series[s].name);
         if (x > x0 && x + w > x1) {
             x = x0;
             y += 1.8 * TEXT_SIZE;
@@ -437,49 +453,127 @@ static double legend(tm_canvas *c, double x0, double x1, double y, const tm_line
                     p->series[s].color);
             tm_text(c, x + 2.8 * TEXT_SIZE, y, TEXT_SIZE, -1, tm_ink, p->series[s].name);
         }
-        x += w;
+        x += w + 2.2 * TEXT_SIZE;
     }
     return p->n_series ? y - start + 1.8 * TEXT_SIZE : 0;
 }
 
-/* Vertical lines with labels at the top, each on the first of several lines where it fits. */
-static void mark_lines(tm_canvas *c, const axes *a, const tm_lines *p)
+static int inside(double x, double from, double to)
 {
-    double free_from[4] = {-1e9, -1e9, -1e9, -1e9};
+    return x > from && x < to;
+}
+
+static double label_start(const tm_label *l)
+{
+    return l->left ? l->x - l->w : l->x;
+}
+
+/* 0: free; 1: a line crosses a label; 2: two labels touch. done: who has a place already. */
+static int conflict(const tm_label *label, const int *done, int n, int i)
+{
+    const tm_label *l = &label[i];
+    double from = label_start(l), to = from + l->w;
+    int worst = 0;
+    for (int j = 0; j < n; j++) {
+        const tm_label *o = &label[j];
+        double start = label_start(o), end = start + o->w;
+        if (!done[j]) continue;
+        if (o->row == l->row && from < end && start < to) return 2;
+        if ((o->row > l->row && inside(o->x, from, to)) ||
+            (o->row < l->row && inside(l->x, start, end))) worst = 1;
+    }
+    return worst;
+}
+
+static void place(tm_label *label, int *done, int n, int i, double width)
+{
+    tm_label *l = &label[i];
+    int fits[2] = {l->x + l->w <= width, l->x - l->w >= 0};
+    if (!fits[0] && !fits[1]) fits[1] = 1; /* wider than the plot: never mind */
+    for (int allowed = 0; allowed < 2; allowed++)
+        for (int left = 0; left < 2; left++)
+            for (int row = 0; row < n && fits[left]; row++) {
+                l->row = row;
+                l->left = left;
+                if (conflict(label, done, n, i) <= allowed) return;
+            }
+}
+
+/* First those at the right edge, which are written to the left, from left to right; then the others
+ * from right to left: so each line starts above the labels that it must not cross. */
+int tm_place_labels(tm_label *label, int n, double width)
+{
+    int done[TM_LABELS] = {0}, rows = 0;
+    for (int k = 0; k < n; k++) {
+        int next = -1, next_edge = 0;
+        for (int i = 0; i < n; i++) {
+            int edge = label[i].x + label[i].w > width;
+            if (done[i] || (next >= 0 && next_edge > edge)) continue;
+            if (next < 0 || edge > next_edge ||
+                (edge ? label[i].x < label[next].x : label[i].x > label[next].x)) {
+                next = i;
+                next_edge = edge;
+            }
+        }
+        place(label, done, n, next, width);
+        done[next] = 1;
+        if (label[next].row >= rows) rows = label[next].row + 1;
+    }
+    return rows;
+}
+
+enum { LABEL_PITCH = 24, LABEL_GAP = 8 /* between a line and its label, and behind the label */ };
+
+/* Returns the height that the labels take. */
+static double layout(tm_label *label, const axes *a, const tm_lines *p)
+{
+    int n = p->n_mark < TM_LABELS ? p->n_mark : TM_LABELS;
+    for (int i = 0; i < n; i++) {
+        double w = tm_text_width(TEXT_SIZE, p->mark_label[i]) + 2 * LABEL_GAP;
+        label[i] = (tm_label){x_pixel(a, p->mark[i]) - a->in.x, w, 0, 0};
+    }
+    return n ? tm_place_labels(label, n, a->in.w) * LABEL_PITCH + LABEL_GAP : 0;
+}
+
+/* Vertical lines, each from the top of its label down. above: what layout() returned. */
+static void mark_lines(tm_canvas *c, const axes *a, const tm_lines *p, const tm_label *label,
+                       double above)
+{
+    int n = p->n_mark < TM_LABELS ? p->n_mark : TM_LABELS;
     for (int i = 0; i < p->n_mark; i++) {
         double x = x_pixel(a, p->mark[i]);
-        tm_line(c, x, a->in.y, x, a->in.y + a->in.h, 2, tm_sink);
+        double down = i < n ? above - LABEL_GAP - (label[i].row + 1) * LABEL_PITCH : above;
+        tm_line(c, x, a->in.y + down, x, a->in.y + a->in.h, 2, tm_sink);
     }
-    for (int i = 0; i < p->n_mark; i++) {
-        double x = x_pixel(a, p->mark[i]), w = tm_text_width(TEXT_SIZE, p->mark_label[i]);
-        int row = 0, left = x + w + TEXT_SIZE > a->in.x + a->in.w; /* write to the left of it */
-        double start = left ? x - w - TEXT_SIZE : x;
-        while (row < 3 && start < free_from[row]) row++;
-        double y = a->in.y + (1.3 + 1.7 * row) * TEXT_SIZE;
-        tm_fill(c, (tm_box){left ? x - w - 11 : x + 5, y - TEXT_SIZE - 3, w + 6, TEXT_SIZE + 8},
-                tm_paper);
-        tm_text(c, left ? x - 8 : x + 8, y, TEXT_SIZE, left ? 1 : -1, tm_sink, p->mark_label[i]);
-        free_from[row] = x + (left ? 0 : w + 1.5 * TEXT_SIZE);
+    for (int i = 0; i < n; i++) {
+        const tm_label *l = &label[i];
+        double x = a->in.x + label_start(l) + LABEL_GAP;
+        double y = a->in.y + above - LABEL_GAP - l->row * LABEL_PITCH - 5; /* baseline */
+        double w = l->w - 2 * LABEL_GAP;
+        tm_fill(c, (tm_box){x - 2, y - TEXT_SIZE - 3, w + 4, TEXT_SIZE + 7}, tm_paper);
+        tm_text(c, x, y, TEXT_SIZE, -1, tm_sink, p->mark_label[i]);
     }
 }
 
 void tm_plot_lines(tm_canvas *c, tm_box box, const tm_lines *p)
 {
-    double room = legend(c, box.x, box.x + box.w, 0, p, 0);
-    axes a = {frame(c, box, p->title, p->x_label, p->y_label, 5.5 * TEXT_SIZE, TEXT_SIZE,
+    axes a = {frame(c, box, p->title, p->x_label, p->y_label, 6.4 * TEXT_SIZE, TEXT_SIZE,
                     2.2 * TEXT_SIZE), p->first, p->first + p->n - 1, 0, 0, p->log_y, 0};
+    tm_label label[TM_LABELS];
+    double right = box.x + box.w, room = legend(c, a.in.x, right, 0, p, 0);
+    double margin = p->n > 1 ? 0.02 * (p->n - 1) : 1;
     a.in.y += room;
     a.in.h = a.in.h > room + 1 ? a.in.h - room : 1;
-    double margin = p->n > 1 ? 0.02 * (p->n - 1) : 1;
     a.x0 -= margin;
     a.x1 += margin;
-    y_limits(&a, p);
+    double above = layout(label, &a, p);
+    y_limits(&a, p, above);
     y_axis(c, &a);
     x_axis(c, &a, p->first, p->first + p->n - 1, NULL, 0, 0);
     outline(c, a.in);
-    mark_lines(c, &a, p);
+    mark_lines(c, &a, p, label, above);
     for (int s = 0; s < p->n_series; s++) draw_series(c, &a, &p->series[s], p->first, p->n);
-    legend(c, a.in.x, box.x + box.w, a.in.y - 0.9 * TEXT_SIZE - (room - 1.8 * TEXT_SIZE), p, 1);
+    legend(c, a.in.x, right, a.in.y - 0.9 * TEXT_SIZE - (room - 1.8 * TEXT_SIZE), p, 1);
 }
 
 /* ------------------------------------------------------------------- bars */
@@ -496,10 +590,10 @@ void tm_plot_bars(tm_canvas *c, tm_box box, const tm_bars *p)
     double top = p->level;
     for (int i = 0; i < p->n; i++)
         if (isfinite(p->value[i])) top = fmax(top, p->value[i]);
-    axes a = {frame(c, box, p->title, p->x_label, p->y_label, 4.5 * TEXT_SIZE, TEXT_SIZE,
+    axes a = {frame(c, box, p->title, p->x_label, p->y_label, 6.4 * TEXT_SIZE, TEXT_SIZE,
                     3 * TEXT_SIZE), 0, p->n > 0 ? p->n : 1, 0, top > 0 ? top * 1.1 : 1, 0, 0};
     y_axis(c, &a);
-    x_axis(c, &a, 0, p->n - 1, p->mark, p->n_mark, 0.5);
+    x_axis(c, &a, 0, p->n - 1, p->number, p->n_number, 0.5);
     double w = a.in.w / (p->n > 0 ? p->n : 1);
     for (int i = 0; i < p->n; i++) {
         double y = isfinite(p->value[i]) ? y_pixel(&a, p->value[i]) : a.in.y + a.in.h;
@@ -516,5 +610,5 @@ void tm_plot_bars(tm_canvas *c, tm_box box, const tm_bars *p)
             tm_text(c, a.in.x + a.in.w, y - 8, TEXT_SIZE, 1, tm_ink, p->level_label);
     }
     outline(c, a.in);
-    mark_columns(c, &a, p->mark, p->n_mark, 0.5);
+    mark_columns(c, &a, p->number, p->n_number, 0.5);
 }

@@ -59,7 +59,8 @@ double tm_text_width(double size, const char *text);
 
 /* data [rows][cols] >= 0, row 0 on top. Colours follow the square root of the value, so that a
  * hundredth still shows beside a one; the bar at the right tells values. Marked columns get a
- * triangle and their number below. */
+ * triangle and their number below. Marks come the most important first: a number that would touch
+ * an earlier mark's is left out. */
 typedef struct {
     const char *title, *x_label, *y_label; /* NULL: none */
     const float *data;
@@ -80,7 +81,9 @@ typedef struct {
 } tm_series;
 
 /* Series over x = first .. first+n-1. Log axis: values <= 0 leave a gap. Marked x values
- * get a vertical line and a label. */
+ * get a vertical line, and the first TM_LABELS of them a label. */
+enum { TM_LABELS = 16 };
+
 typedef struct {
     const char *title, *x_label, *y_label;
     int first, n;
@@ -94,16 +97,27 @@ typedef struct {
 
 void tm_plot_lines(tm_canvas *c, tm_box box, const tm_lines *p);
 
-/* One bar per value >= 0 at x = 0..n-1; marked ones in the colour of sinks, with their
- * number below; `level` draws a horizontal line with a label (0: none). */
+/* A label of width w beside a vertical line at x, within 0..width: row 0 is the lowest. */
+typedef struct {
+    double x, w;      /* asked */
+    int left, row;    /* answered: it ends at x instead of beginning there */
+} tm_label;
+
+/* Finds places where no label touches another and, if there are such, where no line, running from
+ * its label down, crosses another label. Returns the number of rows, at most n. n <= TM_LABELS. */
+int tm_place_labels(tm_label *label, int n, double width);
+
+/* One bar per value >= 0 at x = 0..n-1; marked ones in the colour of sinks; `number` lists those
+ * with a triangle and their number below, as tm_heat's marks; `level` draws a horizontal line with
+ * a label (0: none). */
 typedef struct {
     const char *title, *x_label, *y_label;
     const double *value;
     int n;
     double level;
     const char *level_label;
-    const int *mark;
-    int n_mark;
+    const int *mark, *number;
+    int n_mark, n_number;
 } tm_bars;
 
 void tm_plot_bars(tm_canvas *c, tm_box box, const tm_bars *p);

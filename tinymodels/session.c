@@ -123,11 +123,12 @@ float *session_floats(size_t n, const char *what, kv_error *err)
     return x;
 }
 
-int session_run(session *s, float *hidden, kv_run *run, const int *tokens, int n, kv_error *err)
+int session_forward(session *s, float *hidden, const int *tokens, int n, kv_tap_function *tap,
+                    void *self, unsigned mask, kv_error *err)
 {
-    size_t need = kv_forward_work(s->model, run->tap_mask, run->past, n);
-    run->model = s->model;
-    run->backend = s->backend;
+    kv_run run = {.model = s->model, .backend = s->backend, .tap = tap, .tap_self = self,
+                  .tap_mask = tap ? mask : 0};
+    size_t need = kv_forward_work(s->model, run.tap_mask, run.past, n);
     if (need > s->work_size) {
         free(s->work);
         s->work_size = 0;
@@ -135,15 +136,8 @@ int session_run(session *s, float *hidden, kv_run *run, const int *tokens, int n
         if (!s->work) return err->code;
         s->work_size = need;
     }
-    run->work = s->work;
-    return kv_forward(hidden, run, tokens, n, err);
-}
-
-int session_forward(session *s, float *hidden, const int *tokens, int n, kv_tap_function *tap,
-                    void *self, unsigned mask, kv_error *err)
-{
-    kv_run run = {.tap = tap, .tap_self = self, .tap_mask = tap ? mask : 0};
-    return session_run(s, hidden, &run, tokens, n, err);
+    run.work = s->work;
+    return kv_forward(hidden, &run, tokens, n, err);
 }
 
 int session_logits(session *s, float *logits, const float *hidden, int n, kv_error *err)

@@ -50,9 +50,6 @@ int session_window(int **ids, int *n, const session *s, int ctx, kv_error *err);
 int session_forward(session *s, float *hidden, const int *tokens, int n, kv_tap_function *tap,
                     void *self, unsigned mask, kv_error *err);
 
-/* Any run: model, backend and work space are filled in here, the rest by the caller. */
-int session_run(session *s, float *hidden, kv_run *run, const int *tokens, int n, kv_error *err);
-
 /* logits [n][vocab] of n rows of hidden. */
 int session_logits(session *s, float *logits, const float *hidden, int n, kv_error *err);
 

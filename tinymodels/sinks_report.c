@@ -6,7 +6,7 @@
 
 #include "plot.h"
 
-enum { MAPS = 6 };
+enum { MAPS = 6, TOP = 90, MAP_SIZE = 480, LIST = 14 /* size of the list's letters */ };
 
 const double sinks_standard_eps[SINKS_EPS] = {0.05, 0.1, 0.2, 0.3};
 
@@ -58,39 +58,65 @@ static int choose_layers(int *layer, int layers)
     return n;
 }
 
+/* The largest sinks, with the share of heads in which they are sinks. */
+static void draw_list(tm_canvas *c, tm_box box, const sinks_report *r, const int *sink, int n)
+{
+    double right = box.x + box.w, y = box.y + 66;
+    char text[160], piece[32];
+    snprintf(text, sizeof text, "Sinks at eps %g", r->eps);
+    tm_text(c, box.x, box.y + 23, 18, -1, tm_ink, text);
+    if (r->n_sinks) tm_text(c, right, y, LIST, 1, tm_ink, "% of heads");
+    else tm_text(c, box.x, y, LIST, -1, tm_ink, "none");
+    for (int i = 0; i < n; i++) {
+        char share[16];
+        y += 30;
+        snprintf(share, sizeof share, "%.1f", r->share[SINKS_EPS][sink[i]]);
+        int at = snprintf(text, sizeof text, "%d ", sink[i]);
+        int room = (int)((box.w - tm_text_width(LIST, share)) / LIST) - at - 1; /* letters */
+        if (room > (int)sizeof piece - 1) room = sizeof piece - 1;
+        if (room > 5) /* two quotes and three dots */
+            strcat(text, report_piece_plain(piece, (size_t)room + 1, r->s, r->ids[sink[i]]));
+        tm_text(c, box.x, y, LIST, -1, tm_sink, text);
+        tm_text(c, right, y, LIST, 1, tm_ink, share);
+    }
+    snprintf(text, sizeof text, "and %d more", r->n_sinks - n);
+    if (r->n_sinks > n) tm_text(c, box.x, y + 30, LIST, -1, tm_ink, text);
+}
+
+static void draw_maps(tm_canvas *c, const sinks_report *r, const float *map, const int *layer,
+                      int n, const int *sink, int n_sink)
+{
+    static const double x[4] = {30, 500, 939, 1378}; /* the first has a label */
+    int cells = r->T * r->T;
+    for (int i = 0; i < n; i++) {
+        int last = i % 3 == 2 || i == n - 1; /* of its row: it gets the scale */
+        char title[32];
+        snprintf(title, sizeof title, "Layer %d", layer[i]);
+        tm_heat h = {.title = title, .x_label = "key", .y_label = i % 3 ? NULL : "query",
+                     .data = map + (size_t)i * (size_t)cells, .rows = r->T, .cols = r->T,
+                     .top = 1, .mark = sink, .n_mark = n_sink, .no_scale = !last};
+        tm_plot_heat(c, (tm_box){x[i % 3], TOP + i / 3 * MAP_SIZE,
+                                 x[i % 3 + 1] - x[i % 3] + (last ? 112 : 0), MAP_SIZE - 20}, &h);
+    }
+}
+
 static void draw(tm_canvas *c, const sinks_report *r, const float *map, const int *layer, int n)
 {
-    static const double x[4] = {30, 500, 945, 1500}; /* the first has a label, the last a scale */
-    int rows = (n + 2) / 3, cells = r->T * r->T;
-    double top = 90, size = 480, y_bars = top + rows * size;
-    char text[160], piece[32];
+    int sink[SINKS_TOP], n_sink = 0; /* the largest first */
+    double y_bars = TOP + (n + 2) / 3 * MAP_SIZE;
+    char text[160];
+    for (int i = 0; i < r->n_top; i++)
+        if (r->share[SINKS_EPS][r->top[i]] > 0) sink[n_sink++] = r->top[i];
     snprintf(text, sizeof text, "Where attention goes: %d tokens, mean over %d heads", r->T,
              r->a.heads);
     tm_text(c, 30, 50, 24, -1, tm_ink, text);
-    for (int i = 0; i < n; i++) {
-        snprintf(text, sizeof text, "Layer %d", layer[i]);
-        tm_heat h = {.title = text, .x_label = "key", .y_label = i % 3 ? NULL : "query",
-                     .data = map + (size_t)i * (size_t)cells, .rows = r->T, .cols = r->T,
-                     .top = 1, .mark = r->sink, .n_mark = r->n_sinks, .no_scale = i % 3 != 2};
-        tm_plot_heat(c, (tm_box){x[i % 3], top + i / 3 * size, x[i % 3 + 1] - x[i % 3],
-                                 size - 20}, &h);
-    }
+    draw_maps(c, r, map, layer, n, sink, n_sink);
     tm_bars b = {.title = "Attention each key receives, mean over all heads",
                  .x_label = "position of the key; sinks are red", .y_label = "alpha",
-                 .value = r->mean, .n = r->T, .level = 0, .mark = r->sink,
-                 .n_mark = r->n_sinks};
+                 .value = r->mean, .n = r->T, .mark = r->sink, .n_mark = r->n_sinks,
+                 .number = sink, .n_number = n_sink};
     tm_plot_bars(c, (tm_box){30, y_bars, 1010, 380}, &b);
-    snprintf(text, sizeof text, "Sinks at eps %g", r->eps);
-    tm_text(c, 1080, y_bars + 23, 18, -1, tm_ink, text);
-    for (int i = 0, line = 0; i < r->n_top && line < 8; i++) {
-        if (r->share[SINKS_EPS][r->top[i]] <= 0) continue;
-        snprintf(text, sizeof text, "%d %s", r->top[i],
-                 report_piece_plain(piece, sizeof piece, r->s, r->ids[r->top[i]]));
-        tm_text(c, 1080, y_bars + 66 + line * 36, 14, -1, tm_sink, text);
-        snprintf(text, sizeof text, "%.1f%% of heads", r->share[SINKS_EPS][r->top[i]]);
-        tm_text(c, 1470, y_bars + 66 + line++ * 36, 14, 1, tm_ink, text);
-    }
-    if (r->n_sinks == 0) tm_text(c, 1080, y_bars + 66, 14, -1, tm_ink, "none");
+    draw_list(c, (tm_box){1080, y_bars, 390, 380}, r, sink, n_sink);
 }
 
 int sinks_picture(const sinks_report *r, const char *path, kv_error *err)
@@ -100,7 +126,7 @@ int sinks_picture(const sinks_report *r, const char *path, kv_error *err)
     tm_canvas c = {0};
     float *map = session_floats((size_t)n * (size_t)r->T * (size_t)r->T, "attention maps", err);
     int code = map ? tm_attention_maps(map, layer, n, &e, r->ids, r->T, err) : err->code;
-    if (!code) code = tm_canvas_init(&c, 1500, 90 + (n + 2) / 3 * 480 + 400, err);
+    if (!code) code = tm_canvas_init(&c, 1500, TOP + (n + 2) / 3 * MAP_SIZE + 400, err);
     if (!code) {
         draw(&c, r, map, layer, n);
         code = tm_canvas_write(&c, path, err);
