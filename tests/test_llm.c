@@ -236,7 +236,8 @@ static float *residual_before(const kv_model *m, tm_fast *f, const int *ids, int
     return a.x;
 }
 
-static void check_layer(const kv_model *m, tm_fast *f, const int *ids, int n, int layer)
+/* Returns the largest share of a bound that was needed. */
+static double check_layer(const kv_model *m, tm_fast *f, const int *ids, int n, int layer)
 {
     trial t = {.n = n, .model = *m};
     float *x = residual_before(m, f, ids, n, layer);
@@ -259,10 +260,10 @@ static void check_layer(const kv_model *m, tm_fast *f, const int *ids, int n, in
     double used = 0;
     for (int tap = 0; tap < KV_TAP_LOGITS; tap++)
         used = t.used[tap] > used ? t.used[tap] : used;
-    cr_expect(used > 0, "layer %d: two backends that round alike are one", layer);
     for (int tap = 0; tap < KV_TAP_LOGITS; tap++)
         free(t.at[tap]);
     free(t.work), free(t.scratch), free(x);
+    return used;
 }
 
 static void check_model(const char *path, const int *layers, int count)
@@ -277,9 +278,11 @@ static void check_model(const char *path, const int *layers, int count)
     cr_assert_eq(tok_encode(&ids, &n, tok, text, strlen(text), 1, &err), KV_OK, "%s", err.text);
     cr_assert_eq(tm_fast_open(&f, 2, &err), KV_OK, "%s", err.text);
     cr_expect(n > 64, "more than one tile of attention");
+    double used = 0;
     for (int i = 0; i < count; i++)
         if (layers[i] < model->kv->layers)
-            check_layer(model->kv, f, ids, n, layers[i]);
+            used = fmax(used, check_layer(model->kv, f, ids, n, layers[i]));
+    cr_expect(used > 0, "two backends that round alike are one");
     free(ids);
     tm_fast_close(f);
     tok_close(tok);
