@@ -121,6 +121,8 @@ need-test:
 test-run: $(BUILD)/kvsink $(suites) $(tools)
 	@$(PYTHON) tests/oracle/make_vectors.py --check
 	@$(PYTHON) tests/oracle/lint.py
+	@sh tests/need_test.sh
+	@sh tests/fetch_test.sh
 	@sh tests/fetch_test.sh
 	@KV_BUILD=$(BUILD) sh tests/tools/run.sh $(suites)
 
