@@ -79,17 +79,9 @@ static int add_rule(story *d, const char *label, const char *rule)
     return d->rows++;
 }
 
-static int write_text(const char *path, const char *text, kv_error *err)
-{
-    tm_out out;
-    if (tm_out_open(&out, path, err)) return err->code;
-    fputs(text, out.f);
-    return tm_out_close(&out, err);
-}
-
 static int handmade_material(story *d, kv_error *err)
 {
-    if (write_text(in_folder(d, "verse.txt"), tm_handmade_verse_twice(), err) ||
+    if (tm_write_text(in_folder(d, "verse.txt"), tm_handmade_verse_twice(), err) ||
         tokenize(&d->windows, &d->ctx, &d->s, tm_handmade_verse_twice(), err) ||
         tokenize(&d->prompt, &d->n_prompt, &d->s, d->handmade->prompt, err)) return err->code;
     d->count = 1;

@@ -6,15 +6,6 @@
 #include "files.h"
 #include "handmade.h"
 
-static int write_text(const char *path, const char *text, kv_error *err)
-{
-    tm_out out;
-    int bad = tm_out_open(&out, path, err);
-    if (bad) return bad;
-    fputs(text, out.f);
-    return tm_out_close(&out, err);
-}
-
 static void print_story(const char *path, const tm_handmade_demo *demo)
 {
     printf("written: %s (%d layers, width %d, %d query heads over %d of size %d)\n\n", path,
@@ -55,7 +46,7 @@ int cmd_handmade(int argc, char **argv)
     if (!path)
         return cli_say_fail(&command, KV_FAIL_USAGE, "-o FILE is needed: where to write the model");
     tm_handmade_options o = {(tm_sinks)sinks};
-    if (text_path && write_text(text_path, tm_handmade_verse_twice(), &err))
+    if (text_path && tm_write_text(text_path, tm_handmade_verse_twice(), &err))
         return cli_fail(&command, &err);
     if (tm_handmade_write(path, &o, &err)) return cli_fail(&command, &err);
     const tm_handmade_demo *demo = tm_handmade_demo_of(o.sinks);

@@ -160,6 +160,15 @@ void tm_out_abandon(tm_out *out)
     out->aside[0] = 0;
 }
 
+int tm_write_text(const char *path, const char *text, kv_error *err)
+{
+    tm_out out;
+    int bad = tm_out_open(&out, path, err);
+    if (bad) return bad;
+    fputs(text, out.f);
+    return tm_out_close(&out, err);
+}
+
 /* Reads f to its end into a growing buffer; a pipe has no size to ask for. */
 static int read_all(char **data, size_t *n, FILE *f, size_t guess, const char *path, kv_error *err)
 {

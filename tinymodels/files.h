@@ -40,6 +40,9 @@ int tm_out_close(tm_out *out, kv_error *err);
  * on a tm_out that is closed or all zeros. */
 void tm_out_abandon(tm_out *out);
 
+/* The whole of a small text file in one call. */
+int tm_write_text(const char *path, const char *text, kv_error *err);
+
 /* From now on SIGINT, SIGTERM and SIGHUP remove unfinished files before they end the program (those
  * that were ignored stay so). For main() only: a library does not take a program's signals. */
 void tm_out_clean_up_on_signals(void);
