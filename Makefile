@@ -133,6 +133,40 @@ test-llm: ## test on the real language model (fetched if need be)
 	@$(MAKE) -s --no-print-directory texts $(BUILD)/kvsink $(suites) $(tools)
 	@BUILD=$(BUILD) PYTHON=$(PYTHON) sh tests/llm.sh $(llm) $(texts)
 
+# ---- CUDA on a CPU ------------------------------------------------------------------------------
+
+# cuda/sim/ is a library of C++ that runs kernels, and cusim, the command that a reader points at a
+# kernel of their own. A project's .cu file is lowered by cusim and compiled with the same options
+# as cusim uses (cuda/sim/cusim.cpp says why).
+ifeq ($(origin CXX),default)
+CXX := g++
+endif
+NVCC     ?= $(firstword $(wildcard /usr/local/cuda/bin/nvcc) nvcc)
+sim_cxx  = $(CXX) -std=c++17 -O2 -gdwarf-4 $(WARN) -MMD -MP -ffp-contract=off
+sim_lib  = $(patsubst %,$(BUILD)/cuda/sim/%.o,fiber race memory sched count report)
+sim_tool = $(patsubst %,$(BUILD)/cuda/sim/%.o,cusim lower)
+
+$(BUILD)/cuda/sim/%.o: cuda/sim/%.cpp
+	@mkdir -p $(@D)
+	$(sim_cxx) -DCUSIM_HOME='"$(CURDIR)"' -DCUSIM_LIB='"$(abspath $(BUILD))/libcusim.a"' -c $< -o $@
+$(BUILD)/libcusim.a: $(sim_lib)
+	@rm -f $@
+	ar rcs $@ $^
+$(BUILD)/cusim: $(sim_tool) $(BUILD)/libcusim.a
+	$(CXX) $(sim_tool) -o $@
+$(BUILD)/test-cuda/%: tests/cuda/%.cpp cuda/kv.cuh $(BUILD)/libcusim.a
+	@mkdir -p $(@D)
+	$(sim_cxx) -Icuda -Iref $< $(BUILD)/libcusim.a -ldl -o $@
+
+.PHONY: cusim test-cuda-sim
+cusim: ## build build/cusim, which runs a CUDA kernel without a GPU
+	$(need) cusim cuda
+	@$(MAKE) --no-print-directory $(BUILD)/cusim
+test-cuda-sim: ## test the simulator: planted mistakes, known answers, twins
+	$(need) test-cuda-sim cuda
+	@$(MAKE) --no-print-directory $(BUILD)/cusim $(BUILD)/test-cuda/twins
+	@BUILD=$(BUILD) NVCC=$(NVCC) $(PYTHON) tests/cuda/check.py
+
 # The same tests under other conditions: each in a folder of its own.
 .PHONY: sanitize clang-check
 sanitize: ## run the tests under the address and undefined-behaviour sanitizers

@@ -58,6 +58,12 @@ LIST
 python3-venv|a private place for the PyPI package gguf|python_has ensurepip
 LIST
     ;;
+    cuda) cat <<'LIST'
+g++|the C++ compiler that builds the simulator and lowered kernels|command -v g++
+binutils|addr2line, which finds the line of a mistake in a kernel|command -v addr2line
+python3|the script that checks the simulator's reports|command -v python3
+LIST
+    ;;
     check) cat <<'LIST'
 clang|the second compiler|command -v clang
 LIST

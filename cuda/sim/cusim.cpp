@@ -1,0 +1,184 @@
+//@ top: Run a reader's kernel file
+/* cusim.cpp - the command. It lowers a file, compiles it with what follows,
+ * runs the result, and removes both.
+ *
+ *   cusim my_kernel.cu                     four orders of threads, a table
+ *   cusim my_kernel.cu --order strided     one of ascending, descending,
+ *                                          strided, shuffled[:SEED], all
+ *   cusim my_kernel.cu --json              for programs to read
+ *   cusim my_kernel.cu --quiet             findings only
+ *   cusim --lower my_kernel.cu             print the C++ and stop
+ *   -I, -D and -O options are handed to the compiler.
+ *
+ * How to launch is said in comment lines of the file, or in my_kernel.sim
+ * beside it (there without the slashes):
+ *
+ *   //sim launch scale<64> grid=2 block=128 smem=0 args=y:float[256],n:int=256
+ *
+ * grid and block take one to three numbers (grid=2,3). An argument is
+ * NAME:TYPE=VALUE, or NAME:TYPE[COUNT]=HOW for an array on the device; HOW is
+ * zero, index (0, 1, 2, ...), random (-1 to 1), a number, or left out for an
+ * array that holds nothing yet. NAME alone is an array of an earlier launch.
+ * A file with a main function of its own and no such line is run as it is.
+ *
+ * Exit status: 0 nothing found, 1 findings, 2 the file cannot be run. */
+#include "lower.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+#include <sstream>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifndef CUSIM_HOME /* the project's folder, and where libcusim.a lies */
+#define CUSIM_HOME "."
+#define CUSIM_LIB "build/libcusim.a"
+#endif
+
+//@ flags: Choose the compiler's options
+/* -O1 keeps loads and stores as written; vectors of two loads, loads split
+ * into members and stores merged into one are what nvcc would not do. The
+ * sanitizer's library is not linked: its callbacks are in memory.cpp. */
+static const char *flags =
+    " -std=c++17 -O1 -gdwarf-4 -fno-tree-vectorize -fno-tree-sra"
+    " -ffp-contract=off -fsanitize=thread"
+    " --param=tsan-instrument-func-entry-exit=0"
+    " -I'" CUSIM_HOME "/cuda' -I'" CUSIM_HOME "/ref' -include kv.cuh ";
+
+//@ files: Read and write files
+static bool read_file(const std::string &path, std::string &text) {
+    std::ifstream in(path);
+    std::stringstream all;
+    all << in.rdbuf();
+    text = all.str();
+    return bool(in);
+}
+
+static int failed(const std::string &why) {
+    std::cerr << "cusim: " << why << "\n";
+    return 2;
+}
+
+static std::string quoted(const std::string &s) {
+    std::string out = "'";
+    for (char c : s)
+        out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    return out + "'";
+}
+
+//@ arguments: Read the command line
+struct Options {
+    std::string file, run, compile;
+    bool lower_only;
+};
+
+static bool parse(Options &o, int argc, char **argv) {
+    for (int i = 1; i < argc; i++) {
+        std::string a = argv[i];
+        if (a == "--lower")
+            o.lower_only = true;
+        else if (a == "--json" || a == "--quiet")
+            o.run += " " + a;
+        else if (a == "--order" && i + 1 < argc)
+            o.run += " --order " + quoted(argv[++i]);
+        else if (a[0] == '-' && (a[1] == 'I' || a[1] == 'D' || a[1] == 'O'))
+            o.compile += " " + quoted(a);
+        else if (a[0] == '-' || !o.file.empty())
+            return false;
+        else
+            o.file = a;
+    }
+    return !o.file.empty();
+}
+
+//@ complete: Add what is missing to make a program
+/* A program of the reader's own gets its report when it ends. */
+static const char *own_main =
+    "\n#include <cstdio>\n#include <cstdlib>\n"
+    "namespace { struct sim_end {\n"
+    "    sim_end() { sim::options_from_environment(); }\n"
+    "    ~sim_end() { fflush(stdout); int r = sim::report();\n"
+    "        fflush(stdout); if (r) _Exit(1); }\n"
+    "} sim_at_end; }\n";
+
+static std::string complete(const sim::Lowered &l, const std::string &file,
+                            std::string &error) {
+    std::vector<std::string> lines = l.launches;
+    std::string beside = file.substr(0, file.rfind('.')) + ".sim", text, line;
+    if (lines.empty() && read_file(beside, text)) {
+        std::stringstream all(text);
+        while (std::getline(all, line))
+            lines.push_back(line.compare(0, 6, "//sim ") ? line
+                                                         : line.substr(6));
+    }
+    if (lines.empty() && l.has_main)
+        return own_main;
+    std::string out = sim::driver(l, lines, error);
+    if (!error.empty())
+        error = file + ": " + error +
+                "; write //sim launch KERNEL grid=N block=N "
+                "args=x:float[100]=random,n:int=100";
+    return out;
+}
+
+//@ compile: Compile in a folder of our own, run, and clean up
+static int status_of(int status) {
+    if (WIFEXITED(status))
+        return WEXITSTATUS(status);
+    std::cerr << "cusim: the kernel ended with signal " << WTERMSIG(status)
+              << "\n";
+    return 2;
+}
+
+static int compile_and_run(const Options &o, const std::string &program) {
+    const char *tmp = getenv("TMPDIR"), *cxx = getenv("CXX");
+    std::string folder = std::string(tmp ? tmp : "/tmp") + "/cusim.XXXXXX";
+    if (!mkdtemp(&folder[0]))
+        return failed("cannot make a folder like " + folder);
+    std::string source = folder + "/kernel.cpp", exe = folder + "/kernel";
+    std::ofstream(source) << program;
+    size_t slash = o.file.rfind('/');
+    std::string beside =
+        slash == std::string::npos ? "." : o.file.substr(0, slash);
+    std::string compiler = cxx && *cxx ? cxx : "g++";
+    std::string command = compiler + flags + o.compile + " -iquote " +
+                          quoted(beside) + " -c " + quoted(source) + " -o " +
+                          quoted(exe + ".o") + " && " + compiler + " " +
+                          quoted(exe + ".o") + " " CUSIM_LIB " -ldl -o " +
+                          quoted(exe);
+    int code = status_of(system(command.c_str()));
+    if (code)
+        code = failed(o.file + " cannot be compiled");
+    else {
+        setenv("CUSIM", o.run.c_str(), 1);
+        code = status_of(system((quoted(exe) + o.run).c_str()));
+    }
+    for (const char *end : {".cpp", ".o", ""})
+        unlink((exe + end).c_str());
+    rmdir(folder.c_str());
+    return code;
+}
+
+//@ main: Do it all
+int main(int argc, char **argv) {
+    Options o = {};
+    std::string text, error;
+    if (!parse(o, argc, argv))
+        return failed("usage: cusim KERNEL.cu [--order ORDER] [--json] "
+                      "[--quiet] [--lower] [-I...] [-D...]");
+    if (!read_file(o.file, text))
+        return failed("cannot read " + o.file);
+    sim::Lowered l = sim::lower(text, o.file);
+    if (!l.error.empty())
+        return failed(l.error);
+    if (o.lower_only) {
+        std::cout << l.text;
+        return 0;
+    }
+    std::string rest = complete(l, o.file, error);
+    if (!error.empty())
+        return failed(error);
+    return compile_and_run(o, l.text + rest);
+}

@@ -1,0 +1,362 @@
+//@ top: Translate CUDA's three departures from C++
+/* lower.cpp - CUDA adds to C++ a launch, k<<<grid, block>>>(x), shared arrays,
+ * and qualifiers. The qualifiers are macros of kv.cuh; the other two are
+ * rewritten here, word by word and line for line, so that line numbers stay:
+ *
+ *   k<64><<<g, b>>>(x)          sim::launch("k<64>", ...)(x)
+ *   __shared__ float t[32][33]; a reference to memory of the block
+ *   extern __shared__ float s[];   a pointer to its dynamic memory
+ *
+ * Nothing else is changed, but that #include lines of CUDA's headers go. On
+ * the way the names of kernels' parameters are noted, for naming arrays, and
+ * the comment lines "//sim ..." that describe launches. */
+#include "lower.h"
+
+#include <cctype>
+#include <cstring>
+
+namespace sim {
+
+//@ words: Cut words and bracketed pieces
+static bool in_word(char c) {
+    return isalnum((unsigned char)c) || c == '_';
+}
+
+std::string trim(const std::string &text) {
+    size_t a = text.find_first_not_of(" \t\r\n");
+    size_t b = text.find_last_not_of(" \t\r\n");
+    return a == std::string::npos ? "" : text.substr(a, b - a + 1);
+}
+
+std::vector<std::string> split(const std::string &text, char at) {
+    std::vector<std::string> parts(1);
+    int depth = 0;
+    for (char c : text) {
+        depth += strchr("([{<", c) && c ? 1 : strchr(")]}>", c) && c ? -1 : 0;
+        if (c == at && depth <= 0)
+            parts.push_back("");
+        else
+            parts.back() += c;
+    }
+    return parts;
+}
+
+/* Where the bracket at i ends, or the end of the text. */
+static size_t closing(const std::string &s, size_t i) {
+    int depth = 0;
+    for (; i < s.size(); i++) {
+        depth += s[i] == '(' ? 1 : s[i] == ')' ? -1 : 0;
+        if (depth == 0)
+            break;
+    }
+    return i;
+}
+
+static std::string last_word(const std::string &s) {
+    size_t b = s.size();
+    while (b && !in_word(s[b - 1]))
+        b--;
+    size_t a = b;
+    while (a && in_word(s[a - 1]))
+        a--;
+    return s.substr(a, b - a);
+}
+
+//@ drop-word: Take a word away
+static bool drop_word(std::string &s, const std::string &word) {
+    for (size_t i = s.find(word); i != std::string::npos;
+         i = s.find(word, i + 1)) {
+        size_t end = i + word.size();
+        if ((i && in_word(s[i - 1])) || (end < s.size() && in_word(s[end])))
+            continue;
+        if (end < s.size() && s[end] == '(') /* __align__(16) */
+            end = closing(s, end) + 1;
+        s.erase(i, end - i);
+        return true;
+    }
+    return false;
+}
+
+/* The qualifiers that stand before __shared__ have been written already. */
+static std::string take_back(std::string &out) {
+    std::string taken;
+    for (;;) {
+        std::string t = trim(out), w = last_word(t);
+        if (t.empty() || !in_word(t.back()) ||
+            (w != "extern" && w != "static" && w != "volatile" &&
+             w != "const"))
+            return taken;
+        size_t keep = out.rfind(w);
+        taken += w + " ";
+        out.erase(keep, w.size());
+    }
+}
+
+//@ shared: Rewrite a declaration of shared memory
+/* In a template the dimensions may depend on its parameters; so the type gets
+ * a name, and the array is known by a static variable of the function. */
+static std::string shared_array(const std::string &type,
+                                const std::string &name,
+                                const std::string &dims) {
+    std::string t = "sim_type_" + name, key = "sim_key_" + name;
+    return "typedef " + type + " " + t + dims + "; static char " + key +
+           "; " + t + " &" + name + " = *static_cast<" + t +
+           " *>(::sim::shared(&" + key + ", \"" + name + "\", sizeof(" + t +
+           "), sizeof(" + type + ")));";
+}
+
+static std::string shared(std::string text, std::string before) {
+    std::string all = before + text, type, out;
+    bool dynamic = drop_word(all, "extern");
+    drop_word(all, "static");
+    while (drop_word(all, "__align__") || drop_word(all, "alignas"))
+        ;
+    for (const std::string &part : split(all, ',')) {
+        size_t at = part.find('[');
+        std::string head = part.substr(0, at);
+        std::string dims = at == std::string::npos ? "" : part.substr(at);
+        std::string name = last_word(head);
+        if (type.empty())
+            type = trim(head.substr(0, head.rfind(name)));
+        if (dynamic)
+            out += type + " *" + name + " = static_cast<" + type +
+                   " *>(::sim::dynamic(\"" + name + "\", sizeof(" + type +
+                   ")));";
+        else
+            out += shared_array(type, name, dims);
+    }
+    for (char c : text)
+        if (c == '\n')
+            out += c;
+    return out;
+}
+
+//@ kernel: Note the parameters of a kernel
+static void note_kernel(Lowered &l, const std::string &s, size_t i) {
+    size_t open = s.find('(', i);
+    if (open == std::string::npos)
+        return;
+    if (last_word(s.substr(i, open - i)) == "__launch_bounds__") {
+        open = s.find('(', closing(s, open));
+        if (open == std::string::npos)
+            return;
+    }
+    std::string name = last_word(s.substr(i, open - i)), list;
+    size_t end = closing(s, open);
+    for (std::string part : split(s.substr(open + 1, end - open - 1), ','))
+        list += (list.empty() ? "" : ",") + last_word(part);
+    l.parameters[name] = list;
+}
+
+//@ launch: Rewrite a launch
+/* The kernel's name, with its template arguments, was written just before. */
+static std::string callee(std::string &out) {
+    size_t i = out.size();
+    while (i && isspace((unsigned char)out[i - 1]))
+        i--;
+    if (i && out[i - 1] == '>') {
+        int depth = 0;
+        do {
+            i--;
+            depth += out[i] == '>' ? 1 : out[i] == '<' ? -1 : 0;
+        } while (i && depth);
+        while (i && isspace((unsigned char)out[i - 1]))
+            i--;
+    }
+    while (i && (in_word(out[i - 1]) || out[i - 1] == ':'))
+        i--;
+    std::string name = trim(out.substr(i));
+    out.erase(i);
+    return name;
+}
+
+static std::string launch(const Lowered &l, const std::string &name,
+                          const std::string &configuration) {
+    size_t end = name.find('<');
+    auto p = l.parameters.find(last_word(name.substr(0, end)));
+    return "::sim::launch(\"" + name + "\", \"" +
+           (p == l.parameters.end() ? "" : p->second) +
+           "\", ::sim::config(" + configuration +
+           "), [=](auto... sim_a) { " + name + "(sim_a...); })";
+}
+
+//@ skip: Pass over comments, strings and includes
+/* The end of what begins at i and is not to be touched, or i. */
+static size_t skip(const std::string &s, size_t i) {
+    if (!s.compare(i, 2, "//"))
+        return std::min(s.find('\n', i), s.size());
+    if (!s.compare(i, 2, "/*")) {
+        size_t end = s.find("*/", i + 2);
+        return end == std::string::npos ? s.size() : end + 2;
+    }
+    if (s[i] != '"' && s[i] != '\'')
+        return i;
+    if (s[i] == '\'' && i && isdigit((unsigned char)s[i - 1]))
+        return i; /* 1'000 */
+    size_t end = i + 1;
+    while (end < s.size() && s[end] != s[i] && s[end] != '\n')
+        end += s[end] == '\\' ? 2 : 1;
+    return std::min(end + 1, s.size());
+}
+
+static bool cuda_include(const std::string &s, size_t i) {
+    size_t end = std::min(s.find('\n', i), s.size());
+    std::string line = s.substr(i, end - i);
+    return line.find("include") != std::string::npos &&
+           (line.find("<cuda") != std::string::npos ||
+            line.find("\"cuda") != std::string::npos ||
+            line.find("<device_") != std::string::npos);
+}
+
+//@ lower: Go through a file once
+static size_t lower_word(Lowered &l, const std::string &s, size_t i,
+                         const std::string &file) {
+    size_t end = i;
+    while (end < s.size() && in_word(s[end]))
+        end++;
+    std::string word = s.substr(i, end - i);
+    if (word == "__global__")
+        note_kernel(l, s, end);
+    l.has_main |= word == "main";
+    if (word != "__shared__" || end >= s.size() ||
+        !isspace((unsigned char)s[end])) {
+        l.text += word;
+        return end;
+    }
+    size_t stop = std::min(s.find(';', end), s.size() - 1);
+    std::string before = take_back(l.text);
+    std::string made = shared(s.substr(end, stop - end), before);
+    if (made.find(" = ") == std::string::npos)
+        l.error = file + ": a __shared__ declaration that cusim cannot read";
+    l.text += made;
+    return stop + 1;
+}
+
+Lowered lower(const std::string &s, const std::string &file) {
+    Lowered l = {};
+    l.text = "#line 1 \"" + file + "\"\n";
+    for (size_t i = 0; i < s.size();) {
+        size_t end = skip(s, i);
+        if (!s.compare(i, 6, "//sim "))
+            l.launches.push_back(s.substr(i + 6, end - i - 6));
+        if (end > i) {
+            l.text += s.substr(i, end - i);
+            i = end;
+        } else if (s[i] == '#' && cuda_include(s, i)) {
+            i = std::min(s.find('\n', i), s.size());
+        } else if (!s.compare(i, 3, "<<<")) {
+            end = s.find(">>>", i);
+            if (end == std::string::npos)
+                l.error = file + ": <<< without >>>";
+            end = std::min(end, s.size());
+            std::string name = callee(l.text);
+            l.text += launch(l, name, s.substr(i + 3, end - i - 3));
+            i = std::min(end + 3, s.size());
+        } else if (in_word(s[i]) && !isdigit((unsigned char)s[i])) {
+            i = lower_word(l, s, i, file);
+        } else if (isdigit((unsigned char)s[i])) {
+            while (i < s.size() && (in_word(s[i]) || s[i] == '.'))
+                l.text += s[i++];
+        } else {
+            l.text += s[i++];
+        }
+    }
+    return l;
+}
+
+//@ argument: Turn "x:float[1000]=random" into an array
+/* names: what an array of an earlier launch is called by now. */
+static std::string argument(const std::string &text, int number,
+                            std::map<std::string, std::string> &names,
+                            std::string &before, std::string &error) {
+    size_t colon = text.find(':');
+    while (colon != std::string::npos && !text.compare(colon, 2, "::"))
+        colon = text.find(':', colon + 2);
+    if (colon == std::string::npos) {
+        if (!names.count(text))
+            error = "no array \"" + text + "\" of an earlier launch";
+        return names[text];
+    }
+    std::string name = text.substr(0, colon), type = text.substr(colon + 1);
+    size_t equals = type.find('=');
+    std::string value =
+        equals == std::string::npos ? "" : type.substr(equals + 1);
+    type = type.substr(0, equals);
+    size_t bracket = type.find('[');
+    if (bracket == std::string::npos) {
+        if (value.empty())
+            error = "\"" + text + "\" has no value: write NAME:TYPE=VALUE";
+        return type + "(" + value + ")";
+    }
+    std::string count = type.substr(bracket + 1);
+    count = count.substr(0, count.rfind(']'));
+    type = type.substr(0, bracket);
+    names[name] = name + "_" + std::to_string(number);
+    before += "        auto *" + names[name] + " = sim::array<" + type +
+              ">(\"" + name + "\", " + count + ", \"" + value + "\");\n";
+    return names[name];
+}
+
+//@ one-launch: Turn a launch line into a launch
+static std::string one_launch(const Lowered &l, const std::string &line,
+                              int number,
+                              std::map<std::string, std::string> &names,
+                              std::string &error) {
+    std::string kernel, grid = "1", block = "32", smem = "0", args, call;
+    for (const std::string &raw : split(line, ' ')) {
+        std::string word = trim(raw);
+        if (!word.compare(0, 5, "grid="))
+            grid = word.substr(5);
+        else if (!word.compare(0, 6, "block="))
+            block = word.substr(6);
+        else if (!word.compare(0, 5, "smem="))
+            smem = word.substr(5);
+        else if (!word.compare(0, 5, "args="))
+            args = word.substr(5);
+        else if (kernel.empty() || !word.compare(0, 1, "<"))
+            kernel += word;
+        else if (!word.empty())
+            error = "\"" + word + "\" in a launch line";
+    }
+    std::string before, list;
+    for (const std::string &part : split(args, ',')) {
+        if (trim(part).empty())
+            continue;
+        std::string text = trim(part);
+        call += (call.empty() ? "" : ", ") +
+                argument(text, number, names, before, error);
+        list += (list.empty() ? "" : ",") + text.substr(0, text.find(':'));
+    }
+    Lowered named = l;
+    std::string bare = kernel.substr(0, kernel.find('<'));
+    if (!named.parameters.count(bare))
+        named.parameters[bare] = list;
+    return before + "        " +
+           launch(named, kernel, "dim3(" + grid + "), dim3(" + block + "), " +
+                                     smem) +
+           "(" + call + ");\n";
+}
+
+//@ driver: Write the main function for launch lines
+std::string driver(const Lowered &l, const std::vector<std::string> &lines,
+                   std::string &error) {
+    std::string out = "\n#line 1 \"(launches)\"\n"
+                      "int main(int argc, char **argv) {\n"
+                      "    sim::options(argc, argv);\n"
+                      "    for (int i = 0; i < sim::orders(); i++) {\n"
+                      "        sim::use_order(i);\n";
+    std::map<std::string, std::string> names;
+    int number = 0;
+    for (const std::string &raw : lines) {
+        std::string line = trim(raw);
+        if (!line.compare(0, 7, "launch "))
+            out += one_launch(l, line.substr(7), number++, names, error);
+        else if (!line.empty())
+            error = "\"" + line + "\": expected \"launch KERNEL ...\"";
+    }
+    if (!number && error.empty())
+        error = "no launch line";
+    return out + "    }\n    return sim::report();\n}\n";
+}
+
+} // namespace sim

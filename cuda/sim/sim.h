@@ -1,0 +1,183 @@
+//@ top: Declare what a kernel may ask of the simulator
+/* sim.h - the narrow door between a kernel and the machine that runs it.
+ *
+ * A kernel file, once lowered to plain C++ (lower.cpp), calls what stands
+ * here and nothing else. The names that CUDA gives these things (__shfl_sync,
+ * atomicAdd, float4, ...) are made from them in cuda/kv.cuh, the one file in
+ * which nvcc and the simulator differ.
+ *
+ * Conventions: functions of the simulator live in namespace sim; what CUDA
+ * itself declares (uint3, dim3, threadIdx, __syncthreads) does not. A place in
+ * the source is found from a function's return address, so none of these
+ * functions may be inlined; they are defined in other files. */
+#ifndef SIM_H
+#define SIM_H
+
+#include <cstddef>
+#include <cstdint>
+#include <tuple>
+
+//@ indices: Tell a thread who it is
+struct uint3 {
+    unsigned x, y, z;
+};
+
+struct dim3 {
+    unsigned x, y, z;
+    constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1)
+        : x(x_), y(y_), z(z_) {}
+    constexpr dim3(uint3 v) : x(v.x), y(v.y), z(v.z) {}
+    operator uint3() const { return uint3{x, y, z}; }
+};
+
+/* Set at each switch to a thread. */
+extern uint3 threadIdx, blockIdx;
+extern dim3 blockDim, gridDim;
+constexpr int warpSize = 32;
+
+//@ barriers: Let threads wait for each other
+void __syncthreads();
+int __syncthreads_count(int condition);
+int __syncthreads_and(int condition);
+int __syncthreads_or(int condition);
+
+namespace sim {
+
+/* One operation of a warp: lanes named in mask meet, hand in a value, and
+ * receive one. argument and width are those of the shuffles. */
+enum WarpOp {
+    SHUFFLE_INDEX, SHUFFLE_UP, SHUFFLE_DOWN, SHUFFLE_XOR,
+    BALLOT, MATCH, SYNC
+};
+uint64_t warp(WarpOp op, unsigned mask, uint64_t value, int argument,
+              int width);
+
+/* Memory fences order nothing by themselves; an atomic after one publishes. */
+void fence();
+
+//@ atomics: Read, change and write in one go
+enum AtomicOp {
+    ADD, SUBTRACT, MINIMUM, MAXIMUM, AND, OR, XOR, EXCHANGE, COMPARE,
+    INCREMENT, DECREMENT
+};
+enum Number { INT32, UINT32, UINT64, FLOAT32, FLOAT64 };
+
+/* value and compare hold the bits of a number of that type; so does the old
+ * content that is returned. */
+uint64_t atomic(AtomicOp op, Number type, void *address, uint64_t value,
+                uint64_t compare);
+
+//@ shared: Find the block's shared arrays
+/* A static one is known by the address of a variable of its own. The first
+ * thread of a block to come by makes it. */
+void *shared(const void *key, const char *name, size_t bytes,
+             size_t element);
+void *dynamic(const char *name, size_t element);
+
+//@ copies: Copy to shared memory behind the thread's back
+/* Bytes arrive when copy_wait says so: all groups but the latest `pending`.
+ * The last `zeros` of them are zero instead of copied. */
+void copy_async(void *to, const void *from, int bytes, int zeros);
+void copy_commit();
+void copy_wait(int pending);
+
+//@ device: Give the host memory that kernels may use
+void *allocate(size_t bytes, const char *name);
+bool release(void *pointer);
+void copy(void *to, const void *from, size_t bytes);
+void fill(void *to, int byte, size_t bytes);
+void name(const void *pointer, const char *name, size_t element);
+
+/* Nothing since the last call, or why a launch was refused or given up. */
+const char *last_error(bool forget);
+
+//@ launch: Run a kernel over a grid
+struct Config {
+    dim3 grid, block;
+    size_t shared;
+};
+
+inline Config config(dim3 grid, dim3 block, size_t shared = 0,
+                     const void * = nullptr) {
+    return Config{grid, block, shared};
+}
+
+/* An argument that is a pointer names the array it points to. */
+struct Argument {
+    const void *pointer;
+    size_t element;
+};
+
+template <class T> Argument argument(const T &) { return {nullptr, 0}; }
+template <class T> Argument argument(T *p) { return {p, sizeof(T)}; }
+inline Argument argument(void *p) { return {p, 1}; }
+inline Argument argument(const void *p) { return {p, 1}; }
+
+struct Call {
+    void (*run)(void *self);
+    void *self;
+    size_t size; /* reading the arguments themselves is no memory request */
+};
+
+void run(const char *kernel, const char *names, const Config &c, Call call,
+         const Argument *arguments, int count);
+
+//@ launcher: Remember a call until a thread makes it
+template <class F> struct Launcher {
+    const char *kernel, *names;
+    Config c;
+    F f;
+
+    template <class... A> void operator()(A... a) {
+        struct Bound {
+            F f;
+            std::tuple<A...> a;
+        } bound{f, std::tuple<A...>(a...)};
+        Argument list[sizeof...(A) + 1] = {argument(a)...};
+        auto one = [](void *self) {
+            Bound *b = static_cast<Bound *>(self);
+            std::apply(b->f, b->a);
+        };
+        run(kernel, names, c, Call{one, &bound, sizeof bound}, list,
+            int(sizeof...(A)));
+    }
+};
+
+template <class F>
+Launcher<F> launch(const char *kernel, const char *names, Config c, F f) {
+    return Launcher<F>{kernel, names, c, f};
+}
+
+//@ orders: Choose in which order threads run
+enum Order { ASCENDING, DESCENDING, STRIDED, SHUFFLED };
+void set_order(Order order, uint64_t seed);
+
+/* Orders asked for on the command line: "ascending", ..., "shuffled:SEED",
+ * or "all", the default. orders() is their number, use_order(i) selects one.
+ * Requests are counted in the first only. */
+void options(int argc, char **argv);
+void options_from_environment(); /* the words of $CUSIM */
+int orders();
+void use_order(int i);
+
+/* Print what was seen; 1 if there was anything to complain about. */
+int report();
+
+//@ arrays: Make arrays for a launch line
+/* how: "" (uninitialised), "zero", "index", "random" or a number. */
+double initial(const char *how, size_t i);
+
+template <class T>
+T *array(const char *label, size_t count, const char *how) {
+    T *device = static_cast<T *>(allocate(count * sizeof(T), label));
+    name(device, label, sizeof(T));
+    for (size_t i = 0; *how && i < count; i++) {
+        T value = T(initial(how, i));
+        copy(device + i, &value, sizeof value);
+    }
+    return device;
+}
+
+} // namespace sim
+
+#endif

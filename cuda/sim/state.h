@@ -1,0 +1,181 @@
+//@ top: Describe the machine that the simulator keeps
+/* state.h - what the files of the simulator share, and kernels never see.
+ *
+ * sched.cpp runs the threads, memory.cpp judges each access, race.cpp decides
+ * what is ordered, count.cpp counts requests, report.cpp tells. One launch is
+ * under way at a time, on one thread of the computer. */
+#ifndef SIM_STATE_H
+#define SIM_STATE_H
+
+#include "fiber.h"
+#include "sim.h"
+
+#include <map>
+#include <string>
+#include <vector>
+
+namespace sim {
+
+constexpr int warp_size = 32;
+
+//@ record: Remember one access to a piece of memory
+/* epoch counts the block's barriers, tick the thread's own meetings with
+ * others. Together they say what came before what. launch 0: no access. */
+struct Record {
+    uint32_t launch, block, thread, epoch, tick, site;
+};
+
+/* What is known about `grain` bytes: the last write, and two reads by threads
+ * as far from each other as could be. */
+struct Cell {
+    Record write, read[2];
+    uint8_t initialised;
+    uint8_t atomic;  /* the write was one */
+    uint8_t pending; /* the write is an asynchronous copy under way */
+};
+
+//@ array: Describe a piece of memory with bounds and a name
+struct Array {
+    char *base;
+    size_t bytes;
+    size_t element; /* bytes; 1 until somebody said more */
+    std::string name;
+    size_t grain; /* bytes to a cell: 4, or 1 after a smaller access */
+    Cell *cells;
+    bool shared, freed;
+    int label;      /* number of the name, for counting */
+};
+
+//@ lane: Describe a thread
+enum Stop { READY, AT_WARP_OP, AT_BARRIER, DONE };
+
+struct Copy {
+    char *to;
+    const char *from;
+    int bytes, zeros;
+    unsigned group;
+    uint32_t site;
+};
+
+/* What a thread of another block may rely on: what block did before `epoch`,
+ * and what its `thread` did up to `tick`. */
+struct Published {
+    uint32_t epoch, thread, tick;
+};
+typedef std::map<uint32_t, Published> Acquired; /* by block */
+
+struct Block;
+
+struct Lane {
+    Fiber fiber;
+    Stop stop;
+    uint3 index;
+    uint32_t id; /* within the block; id % 32 is its place in the warp */
+    Block *block;
+    /* why it stopped */
+    uint32_t site;
+    WarpOp op;
+    unsigned mask;
+    uint64_t value, result;
+    int argument, width;
+    /* what it knows */
+    uint32_t tick;       /* starts at 1 */
+    uint32_t fence_tick, fence_epoch; /* of its last fence; 0: none */
+    Acquired acquired;
+    std::vector<Copy> copies;
+    unsigned group; /* of copies not yet committed */
+    uint64_t accesses;
+};
+
+//@ block: Describe a block under way
+struct Warp {
+    Lane *lane; /* the first of them */
+    int lanes;
+    uint32_t seen[warp_size][warp_size]; /* [a][b]: b's tick known to a */
+};
+
+struct Block {
+    uint3 index;
+    uint32_t number;
+    uint32_t epoch; /* starts at 1 */
+    int alive;
+    int slot; /* its window of shared memory */
+    std::vector<Lane> lanes;
+    std::vector<Warp> warps;
+    std::vector<Array> arrays; /* shared; [0] the dynamic one, if any */
+    std::map<const void *, int> known; /* static array -> index in arrays */
+    size_t window_used;
+    Acquired acquired;
+};
+
+//@ launch-state: Describe the launch under way
+struct Launch {
+    const char *kernel;
+    uint32_t number; /* counts launches from 1 */
+    Config c;
+    uint32_t blocks, threads; /* threads in a block */
+    Call call;
+    bool given_up;
+    std::map<const void *, Acquired> published; /* by the atomic's address */
+};
+
+extern Launch now;
+extern Lane *me;     /* the running thread, NULL on the host */
+extern bool counting; /* requests are counted in the first order only */
+[[noreturn]] void give_up(const char *why);
+void stop(Stop why);
+void let_others(uint32_t site, uint64_t effort);
+
+//@ kinds: Name the mistakes
+enum Kind {
+    OUT_OF_BOUNDS, MISALIGNED, RACE, DIVERGENT_BARRIER, ABSENT_LANE,
+    UNINITIALISED, STUCK
+};
+
+/* other: the earlier access of a race, else NULL. site: index of a place. */
+void find(Kind kind, uint32_t site, const Array *array, long long index,
+          const Lane *lane, const Record *other, bool wrote, bool other_wrote);
+long findings();
+
+//@ places: Turn return addresses into lines
+uint32_t site_of(const void *return_address);
+struct Line {
+    std::string file;
+    int line;
+};
+const Line &line_of(uint32_t site);
+
+//@ seeing: Judge an access, and know what is ordered
+enum Access { READ, WRITE, ATOMIC, COPY_FROM, COPY_TO, ARRIVE };
+
+void access(const void *p, size_t bytes, Access kind, uint32_t site);
+Cell *cell_at(const Array &a, size_t offset);
+bool ordered(const Record &r, const Lane &lane);
+void check_race(Array &a, Cell &cell, size_t offset, Access kind,
+                uint32_t site);
+void meet(Warp &w, unsigned mask);
+void publish(const void *address);
+void block_met(Block &b);
+Array *array_of(const void *p);
+void open_window(Block &b);
+void close_window(Block &b);
+void name_arguments(const char *names, const Argument *list, int count);
+void land(Lane &lane, unsigned groups);
+
+//@ counting: Count what a launch asks of the memory
+enum Use { LOAD, STORE, ATOMIC_USE };
+enum Event {
+    SHUFFLES, VOTES, BARRIERS, WARP_BARRIERS, FENCES, EVENTS
+};
+
+void count_launch();
+void count_access(uint32_t site, Use use, const void *p, size_t bytes,
+                  const Array &a);
+void count_event(Event e);
+void flush_requests(); /* the warp has stopped: its requests are complete */
+int label_of(const std::string &name);
+std::string tables(bool json);
+
+} // namespace sim
+
+#endif
