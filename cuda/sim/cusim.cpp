@@ -94,27 +94,29 @@ static bool parse(Options &o, int argc, char **argv) {
 }
 
 //@ complete: Add what is missing to make a program
-/* A program of the reader's own gets its report when it ends. */
+/* A program of the reader's own gets its report when it ends: the linker puts
+ * this function in front of main. */
 static const char *own_main =
     "\n#include <cstdio>\n#include <cstdlib>\n"
-    "namespace { struct sim_end {\n"
-    "    sim_end() { sim::options_from_environment(); }\n"
-    "    ~sim_end() { fflush(stdout); int r = sim::report();\n"
-    "        fflush(stdout); if (r) _Exit(1); }\n"
-    "} sim_at_end; }\n";
+    "extern \"C\" int __real_main(int, char **);\n"
+    "extern \"C\" int __wrap_main(int argc, char **argv) {\n"
+    "    sim::options_from_environment();\n"
+    "    atexit([] { fflush(stdout); int r = sim::report();\n"
+    "                fflush(stdout); if (r) _Exit(r); });\n"
+    "    return __real_main(argc, argv);\n}\n";
 
 static std::string complete(const sim::Lowered &l, const std::string &file,
                             std::string &error) {
     std::vector<std::string> lines = l.launches;
     std::string beside = file.substr(0, file.rfind('.')) + ".sim", text, line;
+    if (lines.empty() && l.has_main)
+        return own_main;
     if (lines.empty() && read_file(beside, text)) {
         std::stringstream all(text);
         while (std::getline(all, line))
             lines.push_back(line.compare(0, 6, "//sim ") ? line
                                                          : line.substr(6));
     }
-    if (lines.empty() && l.has_main)
-        return own_main;
     std::string out = sim::driver(l, lines, error);
     if (!error.empty())
         error = file + ": " + error +
@@ -132,7 +134,8 @@ static int status_of(int status) {
     return 2;
 }
 
-static int compile_and_run(const Options &o, const std::string &program) {
+static int compile_and_run(const Options &o, const std::string &program,
+                           bool own) {
     const char *tmp = getenv("TMPDIR"), *cxx = getenv("CXX");
     std::string folder = std::string(tmp ? tmp : "/tmp") + "/cusim.XXXXXX";
     if (!mkdtemp(&folder[0]))
@@ -147,7 +150,8 @@ static int compile_and_run(const Options &o, const std::string &program) {
                           quoted(beside) + " -c " + quoted(source) + " -o " +
                           quoted(exe + ".o") + " && " + compiler + " " +
                           quoted(exe + ".o") + " " CUSIM_LIB " -ldl -o " +
-                          quoted(exe);
+                          quoted(exe) +
+                          (own ? " -Wl,--wrap=main" : "");
     int code = status_of(system(command.c_str()));
     if (code)
         code = failed(o.file + " cannot be compiled");
@@ -180,5 +184,5 @@ int main(int argc, char **argv) {
     std::string rest = complete(l, o.file, error);
     if (!error.empty())
         return failed(error);
-    return compile_and_run(o, l.text + rest);
+    return compile_and_run(o, l.text + rest, rest == own_main);
 }

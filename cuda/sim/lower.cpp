@@ -286,7 +286,7 @@ static std::string argument(const std::string &text, int number,
     if (bracket == std::string::npos) {
         if (value.empty())
             error = "\"" + text + "\" has no value: write NAME:TYPE=VALUE";
-        return type + "(" + value + ")";
+        return "static_cast<" + type + ">(" + value + ")";
     }
     std::string count = type.substr(bracket + 1);
     count = count.substr(0, count.rfind(']'));

@@ -141,9 +141,11 @@ struct Finding {
     long long index;
     uint3 thread, block, other_thread, other_block;
     uint64_t times;
+    unsigned orders; /* in which of them, one bit each */
 };
 
 static std::vector<Finding> found;
+static int current; /* order */
 
 static uint3 unfold(uint32_t i, dim3 d) {
     return uint3{i % d.x, i / d.x % d.y, i / d.x / d.y};
@@ -162,6 +164,7 @@ void find(Kind kind, uint32_t site, const Array *array, long long index,
     auto p = known.insert({key, found.size()});
     if (!p.second) {
         found[p.first->second].times++;
+        found[p.first->second].orders |= 1u << current;
         return;
     }
     Finding f = {};
@@ -181,6 +184,7 @@ void find(Kind kind, uint32_t site, const Array *array, long long index,
         f.other_block = unfold(other->block, now.c.grid);
     }
     f.times = 1;
+    f.orders = 1u << current;
     found.push_back(f);
 }
 
@@ -253,11 +257,11 @@ static void say_json(const Finding &f) {
            f.wrote ? "true" : "false", f.other_wrote ? "true" : "false");
     printf("   \"thread\": [%u, %u, %u], \"block\": [%u, %u, %u], "
            "\"other_thread\": [%u, %u, %u], \"other_block\": [%u, %u, %u], "
-           "\"times\": %llu}",
+           "\"times\": %llu, \"orders\": %u}",
            f.thread.x, f.thread.y, f.thread.z, f.block.x, f.block.y, f.block.z,
            f.other_thread.x, f.other_thread.y, f.other_thread.z,
            f.other_block.x, f.other_block.y, f.other_block.z,
-           (unsigned long long)f.times);
+           (unsigned long long)f.times, f.orders);
 }
 
 //@ options: Read the command line
@@ -320,6 +324,7 @@ int orders() { return int(chosen.size()); }
 
 void use_order(int i) {
     counting = i == 0;
+    current = i;
     set_order(chosen[size_t(i)].first, chosen[size_t(i)].second);
 }
 

@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <tuple>
+#include <type_traits>
 
 //@ indices: Tell a thread who it is
 struct uint3 {
@@ -167,12 +168,21 @@ int report();
 /* how: "" (uninitialised), "zero", "index", "random" or a number. */
 double initial(const char *how, size_t i);
 
+/* What a short vector consists of, and a number of itself. */
+template <class T> auto part(T *v, int) -> decltype(&v->x) { return &v->x; }
+template <class T> auto part(T *v, long) -> decltype(&v->word) {
+    return &v->word;
+}
+template <class T> T *part(T *v, ...) { return v; }
+
 template <class T>
 T *array(const char *label, size_t count, const char *how) {
-    T *device = static_cast<T *>(allocate(count * sizeof(T), label));
+    T *device = static_cast<T *>(allocate(count * sizeof(T), label)), value;
     name(device, label, sizeof(T));
+    auto *one = part(&value, 0);
     for (size_t i = 0; *how && i < count; i++) {
-        T value = T(initial(how, i));
+        for (size_t j = 0; j < sizeof(T) / sizeof *one; j++)
+            one[j] = std::remove_reference_t<decltype(*one)>(initial(how, i));
         copy(device + i, &value, sizeof value);
     }
     return device;
