@@ -142,7 +142,7 @@ ifeq ($(origin CXX),default)
 CXX := g++
 endif
 NVCC     ?= $(firstword $(wildcard /usr/local/cuda/bin/nvcc) nvcc)
-sim_cxx  = $(CXX) -std=c++17 -O2 -gdwarf-4 $(WARN) -MMD -MP -ffp-contract=off
+sim_cxx  = $(CXX) -std=c++17 -O2 -gdwarf-4 $(WARN) -Wno-unknown-pragmas -MMD -MP -ffp-contract=off
 sim_lib  = $(patsubst %,$(BUILD)/cuda/sim/%.o,fiber race memory sched count report)
 sim_tool = $(patsubst %,$(BUILD)/cuda/sim/%.o,cusim lower)
 
