@@ -136,8 +136,8 @@ test-llm: ## test on the real language model (fetched if need be)
 # ---- CUDA on a CPU ------------------------------------------------------------------------------
 
 # cuda/sim/ is a library of C++ that runs kernels, and cusim, the command that a reader points at a
-# kernel of their own. A project's .cu file is lowered by cusim and compiled with the same options
-# as cusim uses (cuda/sim/cusim.cpp says why).
+# kernel of their own. cuda/X.cu is lowered to $(BUILD)/cuda/X.cpp and compiled with the options that
+# cusim itself uses (cuda/sim/cusim.cpp says why); link X.o with libcusim.a.
 ifeq ($(origin CXX),default)
 CXX := g++
 endif
@@ -154,6 +154,10 @@ $(BUILD)/libcusim.a: $(sim_lib)
 	ar rcs $@ $^
 $(BUILD)/cusim: $(sim_tool) $(BUILD)/libcusim.a
 	$(CXX) $(sim_tool) -o $@
+$(BUILD)/cuda/%.cpp: cuda/%.cu $(BUILD)/cusim
+	$(BUILD)/cusim --lower $< >$@.new && mv $@.new $@
+$(BUILD)/cuda/%.o: $(BUILD)/cuda/%.cpp cuda/kv.cuh cuda/sim/sim.h
+	$(CXX) $$($(BUILD)/cusim --flags) -Icuda -c $< -o $@
 $(BUILD)/test-cuda/%: tests/cuda/%.cpp cuda/kv.cuh $(BUILD)/libcusim.a
 	@mkdir -p $(@D)
 	$(sim_cxx) -Icuda -Iref $< $(BUILD)/libcusim.a -ldl -o $@

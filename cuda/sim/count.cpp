@@ -83,10 +83,11 @@ struct Touch {
 
 struct Place {
     std::vector<Touch> lane[warp_size];
+    bool touched;
 };
 
 static std::vector<Place> places; /* by site and use */
-static std::vector<uint32_t> touched;
+static std::vector<uint32_t> touched; /* of them, since the warp's last stop */
 
 void count_access(uint32_t site, Use use, const void *p, size_t bytes,
                   const Array &a) {
@@ -94,10 +95,11 @@ void count_access(uint32_t site, Use use, const void *p, size_t bytes,
         return;
     size_t i = site * 3 + size_t(use);
     if (i >= places.size())
-        places.resize(i + 1);
+        places.resize(i + 1, Place());
     Place &place = places[i];
-    if (std::find(touched.rbegin(), touched.rend(), i) == touched.rend())
+    if (!place.touched)
         touched.push_back(uint32_t(i));
+    place.touched = true;
     place.lane[me->id % warp_size].push_back(
         Touch{uintptr_t(p), uint32_t(bytes), a.label, a.shared});
 }
@@ -187,6 +189,7 @@ void flush_requests() {
             count_request(place, n, i);
         for (auto &lane : place.lane)
             lane.clear();
+        place.touched = false;
     }
     touched.clear();
 }

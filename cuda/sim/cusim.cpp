@@ -8,6 +8,7 @@
  *   cusim my_kernel.cu --json              for programs to read
  *   cusim my_kernel.cu --quiet             findings only
  *   cusim --lower my_kernel.cu             print the C++ and stop
+ *   cusim --flags                          print how to compile that, and stop
  *   -I, -D and -O options are handed to the compiler.
  *
  * How to launch is said in comment lines of the file, or in my_kernel.sim
@@ -71,7 +72,7 @@ static std::string quoted(const std::string &s) {
 //@ arguments: Read the command line
 struct Options {
     std::string file, run, compile;
-    bool lower_only;
+    bool lower_only, flags_only;
 };
 
 static bool parse(Options &o, int argc, char **argv) {
@@ -79,6 +80,8 @@ static bool parse(Options &o, int argc, char **argv) {
         std::string a = argv[i];
         if (a == "--lower")
             o.lower_only = true;
+        else if (a == "--flags")
+            o.flags_only = true;
         else if (a == "--json" || a == "--quiet")
             o.run += " " + a;
         else if (a == "--order" && i + 1 < argc)
@@ -90,7 +93,7 @@ static bool parse(Options &o, int argc, char **argv) {
         else
             o.file = a;
     }
-    return !o.file.empty();
+    return o.flags_only || !o.file.empty();
 }
 
 //@ complete: Add what is missing to make a program
@@ -172,6 +175,10 @@ int main(int argc, char **argv) {
     if (!parse(o, argc, argv))
         return failed("usage: cusim KERNEL.cu [--order ORDER] [--json] "
                       "[--quiet] [--lower] [-I...] [-D...]");
+    if (o.flags_only) {
+        std::cout << flags << "\n";
+        return 0;
+    }
     if (!read_file(o.file, text))
         return failed("cannot read " + o.file);
     sim::Lowered l = sim::lower(text, o.file);

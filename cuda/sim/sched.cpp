@@ -66,7 +66,7 @@ void stop(Stop why) {
  * do nothing else, they wait for each other. */
 void let_others(uint32_t site, uint64_t effort) {
     idle += effort;
-    if (idle > uint64_t(1) << 31) {
+    if (idle > uint64_t(1) << 28) {
         find(STUCK, site, nullptr, 0, me, nullptr, false, false);
         give_up("no thread gets any further");
     }

@@ -92,6 +92,12 @@ def check_text(folder):
             and run.returncode == 1, "text", run.stdout)
     run = cusim("//sim launch k block=32 args=y:float[32],n:int=0\n" + kernel)
     verdict(run.returncode == 0 and "sectors" in run.stdout, "text", run.stdout + run.stderr)
+    run = cusim("__constant__ float table[2] = {1, 2};\n"
+                "//sim launch wait args=flag:int[1]=zero\n"
+                "__global__ void wait(int *flag) {\n"
+                "    while (atomicAdd(flag, int(table[0]) - 1) == 0)\n        ;\n}\n",
+                "--order", "ascending")
+    verdict(run.returncode == 1 and "stuck             k.cu:4" in run.stdout, "a wait for ever", run.stdout)
     for text, word in ((kernel, "launch"), (kernel + launch + "\n", "n:int"),
                        (kernel + "//sim launch k args=z\n", "earlier"),
                        (kernel + "//sim lunch k\n", "expected"), ("}" + launch + "1\n", "compiled")):
