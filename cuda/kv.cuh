@@ -64,6 +64,7 @@ template <int PENDING> KV_DEVICE void kv_copy_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
+//@ nvcc-words: With nvcc, see a pair as the word it is
 KV_DEVICE uint32_t kv_word(__half2 h) {
     return *reinterpret_cast<uint32_t *>(&h);
 }
@@ -119,6 +120,7 @@ template <class To, class From> KV_DEVICE To kv_bits(From from) {
     KV_VECTOR2(name##2, T, 2 * size) \
     KV_VECTOR4(name##4, T, (4 * size > 16 ? 16 : 4 * size))
 
+//@ vector-types: Make them of each kind of number
 KV_VECTORS(float, float, 4)
 KV_VECTORS(int, int, 4)
 KV_VECTORS(uint, unsigned, 4)
@@ -205,6 +207,7 @@ KV_ATOMIC(atomicExch, EXCHANGE, float, FLOAT32, uint32_t)
 KV_ATOMIC(atomicInc, INCREMENT, unsigned, UINT32, uint32_t)
 KV_ATOMIC(atomicDec, DECREMENT, unsigned, UINT32, uint32_t)
 
+//@ compare: Make the atomic that compares first
 #define KV_COMPARE(T, number, U) \
     KV_DEVICE T atomicCAS(T *p, T compare, T v) { \
         return kv_bits<T>(U(sim::atomic(sim::COMPARE, sim::number, p, \
@@ -277,6 +280,7 @@ KV_DEVICE unsigned __umulhi(unsigned a, unsigned b) {
     return unsigned(uint64_t(a) * b >> 32);
 }
 
+//@ dot-products: Multiply four pairs of bytes at once
 /* c plus the product of four pairs of bytes. */
 KV_DEVICE int __dp4a(int a, int b, int c) {
     uint32_t sum = uint32_t(c);
@@ -302,6 +306,7 @@ KV_DEVICE float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 KV_DEVICE double __dadd_rn(double a, double b) { return a + b; }
 KV_DEVICE double __dmul_rn(double a, double b) { return a * b; }
 
+//@ rounding: Round to integers
 /* Out of range: the nearest integer; NaN: 0. */
 KV_DEVICE int kv_to_int(float x) {
     return x != x ? 0 : x >= 2147483648.0f ? INT32_MAX
@@ -383,6 +388,7 @@ inline uint16_t kv_round16(double x, int m, int bias) {
     return uint16_t(sign | (q < infinity ? q : infinity));
 }
 
+//@ odd: Add so that a later rounding is right
 /* a + b in double; if that was not exact, with an odd last bit, so that
  * rounding once more cannot be misled by a tie that is none. */
 inline double kv_add_odd(double a, double b) {
@@ -410,6 +416,7 @@ template <int M, int BIAS> struct kv_sixteen {
 typedef kv_sixteen<10, 15> __half;
 typedef kv_sixteen<7, 127> __nv_bfloat16;
 
+//@ pairs: Put two of them into one word
 template <class S> struct kv_pair {
     uint32_t word; /* the first number is the low half */
     KV_DEVICE S low() const { return kv_bits<S>(uint16_t(word)); }
@@ -452,6 +459,7 @@ inline kv_sixteen<M, BIAS> __hadd(kv_sixteen<M, BIAS> a,
                         BIAS);
     return r;
 }
+//@ half-differences: Negate and subtract them
 template <int M, int BIAS>
 inline kv_sixteen<M, BIAS> __hneg(kv_sixteen<M, BIAS> a) {
     a.bits ^= 0x8000;
@@ -561,6 +569,7 @@ inline cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes,
     sim::copy(to, from, bytes);
     return cudaSuccess;
 }
+//@ host-copies: Stand in for copies on streams
 inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes,
                                    cudaMemcpyKind, cudaStream_t = nullptr) {
     sim::copy(to, from, bytes);

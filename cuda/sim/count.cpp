@@ -44,6 +44,7 @@ struct Kernel {
     std::map<Key, Row> rows;
 };
 
+//@ labels: Number the names of arrays
 bool counting = true;
 static std::vector<Kernel> kernels;
 static Kernel *kernel;
@@ -57,6 +58,7 @@ int label_of(const std::string &name) {
     return p.first->second;
 }
 
+//@ launches: Count launches, and what is no access
 void count_launch() {
     size_t i = 0;
     while (i < kernels.size() && kernels[i].name != now.kernel)
@@ -144,41 +146,49 @@ static void count_wavefronts(Row &row, const Touch *t, int n) {
     row.wavefronts += most;
 }
 
+//@ phases: Serve lanes by the whole, half or quarter warp
+static int lanes_at_once(const Touch &t) {
+    return t.bytes <= 4 ? 32 : t.bytes == 8 ? 16 : 8;
+}
+
+static void count_phase(Row &row, const Touch *t, int n) {
+    if (!n)
+        return;
+    if (t->shared)
+        count_wavefronts(row, t, n);
+    else
+        count_sectors(row, t, n);
+    row.phases++;
+}
+
 //@ request: Count one request
+/* The n-th access of each lane at a place; the first lane's says how wide. */
 static void count_request(const Place &place, size_t n, size_t index) {
     Touch phase[warp_size];
-    const Touch *first = nullptr;
     Row *row = nullptr;
-    int filled = 0, before = 0;
-    for (int i = 0; i <= warp_size; i++) {
-        bool end = i == warp_size;
-        int lanes = !first || first->bytes <= 4 ? 32
-                    : first->bytes == 8         ? 16
-                                                : 8;
-        if (filled && (end || i / lanes != before)) {
-            if (first->shared)
-                count_wavefronts(*row, phase, filled);
-            else
-                count_sectors(*row, phase, filled);
-            row->phases++;
+    int filled = 0, at_once = 32;
+    for (int i = 0; i < warp_size; i++) {
+        if (row && i % at_once == 0) {
+            count_phase(*row, phase, filled);
             filled = 0;
         }
-        if (end || n >= place.lane[i].size())
+        if (n >= place.lane[i].size())
             continue;
         const Touch &t = place.lane[i][n];
-        if (!first) {
-            first = &t;
+        if (!row) {
+            at_once = lanes_at_once(t);
             row = &kernel->rows[Key{uint32_t(index / 3), Use(index % 3),
                                     t.label, t.shared}];
             row->requests++;
-            lanes = t.bytes <= 4 ? 32 : t.bytes == 8 ? 16 : 8;
         }
         row->lanes++;
-        before = i / lanes;
         phase[filled++] = t;
     }
+    if (row)
+        count_phase(*row, phase, filled);
 }
 
+//@ flush: Count all requests once the warp has stopped
 void flush_requests() {
     for (uint32_t i : touched) {
         Place &place = places[i];
@@ -215,6 +225,7 @@ static std::map<std::pair<bool, int>, Total> totals(const Kernel &k) {
     return sum;
 }
 
+//@ all-uses: Add up loads, stores and atomics
 static Row all(const Total &t) {
     Row s = t.use[0];
     for (int i = 1; i < 3; i++) {
@@ -227,6 +238,7 @@ static Row all(const Total &t) {
     return s;
 }
 
+//@ print: Append a formatted line
 static void print(std::string &out, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
@@ -244,14 +256,27 @@ static double per(uint64_t a, uint64_t b) {
     return b ? double(a) / double(b) : 0;
 }
 
+static void table_line(std::string &out, const std::string &label,
+                       const Total &t, bool shared) {
+    Row s = all(t);
+    uint64_t cost = shared ? s.wavefronts : s.sectors;
+    print(out, "    %-14s %9" PRIu64 " %9" PRIu64 " %8" PRIu64 " %12" PRIu64
+          " %10" PRIu64 " %9.2f", label.c_str(), t.use[0].requests,
+          t.use[1].requests, t.use[2].requests, s.bytes, cost,
+          per(cost, s.requests));
+    if (shared)
+        print(out, " %6" PRIu64 "\n", s.wavefronts - s.phases);
+    else
+        print(out, " %5.1f%%\n", 100 * per(s.bytes, 32 * s.sectors));
+}
+
+//@ kernel-table: Put a heading above and the events below
 static void table(std::string &out, const Kernel &k) {
     print(out, "%s: %" PRIu64 " launch%s, %" PRIu64 " blocks of %" PRIu64
           "\n", k.name.c_str(), k.launches, k.launches == 1 ? "" : "es",
           k.blocks, k.threads);
     int seen = -1;
     for (const auto &item : totals(k)) {
-        const Total &t = item.second;
-        Row s = all(t);
         bool shared = item.first.first;
         if (seen != int(shared))
             print(out, "  %-16s %9s %9s %8s %12s %s\n",
@@ -259,16 +284,8 @@ static void table(std::string &out, const Kernel &k) {
                   "bytes", shared ? "wavefronts  /request  extra"
                                   : "   sectors  /request   used");
         seen = shared;
-        print(out, "    %-14s %9" PRIu64 " %9" PRIu64 " %8" PRIu64
-              " %12" PRIu64 " %10" PRIu64 " %9.2f",
-              labels[size_t(item.first.second)].c_str(), t.use[0].requests,
-              t.use[1].requests, t.use[2].requests, s.bytes,
-              shared ? s.wavefronts : s.sectors,
-              per(shared ? s.wavefronts : s.sectors, s.requests));
-        if (shared)
-            print(out, " %6" PRIu64 "\n", s.wavefronts - s.phases);
-        else
-            print(out, " %5.1f%%\n", 100 * per(s.bytes, 32 * s.sectors));
+        table_line(out, labels[size_t(item.first.second)], item.second,
+                   shared);
     }
     print(out, "  shuffles %" PRIu64 ", votes %" PRIu64 ", barriers %" PRIu64
           ", warp barriers %" PRIu64 ", fences %" PRIu64 "\n\n",
@@ -277,8 +294,22 @@ static void table(std::string &out, const Kernel &k) {
 }
 
 //@ json: Write them as JSON, line by line of the source
-static void json(std::string &out, const Kernel &k) {
+static void json_row(std::string &out, const Key &key, const Row &r) {
     const char *use[] = {"load", "store", "atomic"};
+    const Line &at = line_of(key.site);
+    print(out, "{\"file\": \"%s\", \"line\": %d, \"use\": \"%s\", "
+          "\"space\": \"%s\", \"array\": \"%s\",\n     \"requests\": %"
+          PRIu64 ", \"lanes\": %" PRIu64 ", \"bytes\": %" PRIu64
+          ", \"sectors\": %" PRIu64 ", \"wavefronts\": %" PRIu64
+          ", \"extra_wavefronts\": %" PRIu64 "}",
+          at.file.c_str(), at.line, use[key.use],
+          key.shared ? "shared" : "global", labels[size_t(key.label)].c_str(),
+          r.requests, r.lanes, r.bytes, r.sectors, r.wavefronts,
+          key.shared ? r.wavefronts - r.phases : 0);
+}
+
+//@ json-kernel: And their sums
+static void json(std::string &out, const Kernel &k) {
     print(out, "  {\"name\": \"%s\", \"launches\": %" PRIu64
           ", \"blocks\": %" PRIu64 ", \"threads\": %" PRIu64 ",\n"
           "   \"shuffles\": %" PRIu64 ", \"votes\": %" PRIu64
@@ -289,24 +320,14 @@ static void json(std::string &out, const Kernel &k) {
           k.events[FENCES]);
     const char *comma = "\n    ";
     for (const auto &item : k.rows) {
-        const Key &key = item.first;
-        const Row &r = item.second;
-        const Line &at = line_of(key.site);
-        print(out, "%s{\"file\": \"%s\", \"line\": %d, \"use\": \"%s\", "
-              "\"space\": \"%s\", \"array\": \"%s\",\n     \"requests\": "
-              "%" PRIu64 ", \"lanes\": %" PRIu64 ", \"bytes\": %" PRIu64
-              ", \"sectors\": %" PRIu64 ", \"wavefronts\": %" PRIu64
-              ", \"extra_wavefronts\": %" PRIu64 "}",
-              comma, at.file.c_str(), at.line, use[key.use],
-              key.shared ? "shared" : "global",
-              labels[size_t(key.label)].c_str(), r.requests, r.lanes, r.bytes,
-              r.sectors, r.wavefronts,
-              key.shared ? r.wavefronts - r.phases : 0);
+        out += comma;
+        json_row(out, item.first, item.second);
         comma = ",\n    ";
     }
     out += "]}";
 }
 
+//@ tables: Write all kernels, one way or the other
 std::string tables(bool as_json) {
     std::string out;
     for (const Kernel &k : kernels) {

@@ -22,7 +22,8 @@
  * array that holds nothing yet. NAME alone is an array of an earlier launch.
  * A file with a main function of its own and no such line is run as it is.
  *
- * Exit status: 0 nothing found, 1 findings, 2 the file cannot be run. */
+ * $CUSIM_CXX names another g++. Exit status: 0 nothing found, 1 findings, 2 the file cannot be run. */
+//@ includes: Include what a command needs
 #include "lower.h"
 
 #include <cstdio>
@@ -108,6 +109,7 @@ static const char *own_main =
     "                fflush(stdout); if (r) _Exit(r); });\n"
     "    return __real_main(argc, argv);\n}\n";
 
+//@ launches: Add the launches that the file describes
 static std::string complete(const sim::Lowered &l, const std::string &file,
                             std::string &error) {
     std::vector<std::string> lines = l.launches;
@@ -128,7 +130,7 @@ static std::string complete(const sim::Lowered &l, const std::string &file,
     return out;
 }
 
-//@ compile: Compile in a folder of our own, run, and clean up
+//@ status: Understand how a program ended
 static int status_of(int status) {
     if (WIFEXITED(status))
         return WEXITSTATUS(status);
@@ -137,17 +139,17 @@ static int status_of(int status) {
     return 2;
 }
 
+//@ run: Compile and run in a folder that is removed afterwards
 static int compile_and_run(const Options &o, const std::string &program,
                            bool own) {
-    const char *tmp = getenv("TMPDIR"), *cxx = getenv("CXX");
+    const char *tmp = getenv("TMPDIR"), *cxx = getenv("CUSIM_CXX");
     std::string folder = std::string(tmp ? tmp : "/tmp") + "/cusim.XXXXXX";
     if (!mkdtemp(&folder[0]))
         return failed("cannot make a folder like " + folder);
     std::string source = folder + "/kernel.cpp", exe = folder + "/kernel";
     std::ofstream(source) << program;
-    size_t slash = o.file.rfind('/');
-    std::string beside =
-        slash == std::string::npos ? "." : o.file.substr(0, slash);
+    std::string beside = "./" + o.file.substr(0, o.file.rfind('/') + 1);
+    beside = o.file[0] == '/' ? beside.substr(2) : beside;
     std::string compiler = cxx && *cxx ? cxx : "g++";
     std::string command = compiler + flags + o.compile + " -iquote " +
                           quoted(beside) + " -c " + quoted(source) + " -o " +

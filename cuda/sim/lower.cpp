@@ -41,6 +41,7 @@ std::vector<std::string> split(const std::string &text, char at) {
     return parts;
 }
 
+//@ brackets: Find the end of a bracket, and the last word
 /* Where the bracket at i ends, or the end of the text. */
 static size_t closing(const std::string &s, size_t i) {
     int depth = 0;
@@ -105,6 +106,7 @@ static std::string shared_array(const std::string &type,
            "), sizeof(" + type + ")));";
 }
 
+//@ shared-forms: Take a declaration apart
 static std::string shared(std::string text, std::string before) {
     std::string all = before + text, type, out;
     bool dynamic = drop_word(all, "extern");
@@ -170,6 +172,7 @@ static std::string callee(std::string &out) {
     return name;
 }
 
+//@ launch-text: Say the launch in C++
 static std::string launch(const Lowered &l, const std::string &name,
                           const std::string &configuration) {
     size_t end = name.find('<');
@@ -208,7 +211,7 @@ static bool cuda_include(const std::string &s, size_t i) {
             line.find("<device_") != std::string::npos);
 }
 
-//@ lower: Go through a file once
+//@ lower: Lower what begins with a word
 static size_t lower_word(Lowered &l, const std::string &s, size_t i,
                          const std::string &file) {
     size_t end = i;
@@ -232,6 +235,19 @@ static size_t lower_word(Lowered &l, const std::string &s, size_t i,
     return stop + 1;
 }
 
+//@ lower-launch: Lower a launch
+static size_t lower_launch(Lowered &l, const std::string &s, size_t i,
+                           const std::string &file) {
+    size_t end = s.find(">>>", i);
+    if (end == std::string::npos)
+        l.error = file + ": <<< without >>>";
+    end = std::min(end, s.size());
+    std::string name = callee(l.text);
+    l.text += launch(l, name, s.substr(i + 3, end - i - 3));
+    return std::min(end + 3, s.size());
+}
+
+//@ lower-file: Go through the whole file
 Lowered lower(const std::string &s, const std::string &file) {
     Lowered l = {};
     l.text = "#line 1 \"" + file + "\"\n";
@@ -245,13 +261,7 @@ Lowered lower(const std::string &s, const std::string &file) {
         } else if (s[i] == '#' && cuda_include(s, i)) {
             i = std::min(s.find('\n', i), s.size());
         } else if (!s.compare(i, 3, "<<<")) {
-            end = s.find(">>>", i);
-            if (end == std::string::npos)
-                l.error = file + ": <<< without >>>";
-            end = std::min(end, s.size());
-            std::string name = callee(l.text);
-            l.text += launch(l, name, s.substr(i + 3, end - i - 3));
-            i = std::min(end + 3, s.size());
+            i = lower_launch(l, s, i, file);
         } else if (in_word(s[i]) && !isdigit((unsigned char)s[i])) {
             i = lower_word(l, s, i, file);
         } else if (isdigit((unsigned char)s[i])) {
@@ -265,75 +275,89 @@ Lowered lower(const std::string &s, const std::string &file) {
 }
 
 //@ argument: Turn "x:float[1000]=random" into an array
-/* names: what an array of an earlier launch is called by now. */
-static std::string argument(const std::string &text, int number,
-                            std::map<std::string, std::string> &names,
-                            std::string &before, std::string &error) {
+struct Names {
+    std::map<std::string, std::string> array; /* what it is called by now */
+    int number;                               /* of the launch */
+    std::string before, error;
+};
+
+static std::string new_array(const std::string &name, const std::string &type,
+                             const std::string &how, Names &n) {
+    size_t bracket = type.find('['), end = type.rfind(']');
+    std::string variable = name + "_" + std::to_string(n.number);
+    n.before += "        auto *" + variable + " = sim::array<" +
+                type.substr(0, bracket) + ">(\"" + name + "\", " +
+                type.substr(bracket + 1, end - bracket - 1) + ", \"" + how +
+                "\");\n";
+    return n.array[name] = variable;
+}
+
+//@ value: Or into a value, or an array of an earlier launch
+static std::string argument(const std::string &text, Names &n) {
     size_t colon = text.find(':');
-    while (colon != std::string::npos && !text.compare(colon, 2, "::"))
-        colon = text.find(':', colon + 2);
     if (colon == std::string::npos) {
-        if (!names.count(text))
-            error = "no array \"" + text + "\" of an earlier launch";
-        return names[text];
+        if (!n.array.count(text))
+            n.error = "no array \"" + text + "\" of an earlier launch";
+        return n.array[text];
     }
     std::string name = text.substr(0, colon), type = text.substr(colon + 1);
     size_t equals = type.find('=');
     std::string value =
         equals == std::string::npos ? "" : type.substr(equals + 1);
     type = type.substr(0, equals);
-    size_t bracket = type.find('[');
-    if (bracket == std::string::npos) {
-        if (value.empty())
-            error = "\"" + text + "\" has no value: write NAME:TYPE=VALUE";
-        return "static_cast<" + type + ">(" + value + ")";
+    if (type.find('[') != std::string::npos)
+        return new_array(name, type, value, n);
+    if (value.empty())
+        n.error = "\"" + text + "\" has no value: write NAME:TYPE=VALUE";
+    return "static_cast<" + type + ">(" + value + ")";
+}
+
+//@ launch-words: Take a launch line apart
+struct Words {
+    std::string kernel, grid, block, smem, args;
+};
+
+static Words words_of(const std::string &line, std::string &error) {
+    Words w = {"", "1", "32", "0", ""};
+    for (const std::string &raw : split(line, ' ')) {
+        std::string word = trim(raw);
+        if (!word.compare(0, 5, "grid="))
+            w.grid = word.substr(5);
+        else if (!word.compare(0, 6, "block="))
+            w.block = word.substr(6);
+        else if (!word.compare(0, 5, "smem="))
+            w.smem = word.substr(5);
+        else if (!word.compare(0, 5, "args="))
+            w.args = word.substr(5);
+        else if (w.kernel.empty())
+            w.kernel = word;
+        else if (!word.empty())
+            error = "\"" + word + "\" in a launch line";
     }
-    std::string count = type.substr(bracket + 1);
-    count = count.substr(0, count.rfind(']'));
-    type = type.substr(0, bracket);
-    names[name] = name + "_" + std::to_string(number);
-    before += "        auto *" + names[name] + " = sim::array<" + type +
-              ">(\"" + name + "\", " + count + ", \"" + value + "\");\n";
-    return names[name];
+    return w;
 }
 
 //@ one-launch: Turn a launch line into a launch
 static std::string one_launch(const Lowered &l, const std::string &line,
-                              int number,
-                              std::map<std::string, std::string> &names,
-                              std::string &error) {
-    std::string kernel, grid = "1", block = "32", smem = "0", args, call;
-    for (const std::string &raw : split(line, ' ')) {
-        std::string word = trim(raw);
-        if (!word.compare(0, 5, "grid="))
-            grid = word.substr(5);
-        else if (!word.compare(0, 6, "block="))
-            block = word.substr(6);
-        else if (!word.compare(0, 5, "smem="))
-            smem = word.substr(5);
-        else if (!word.compare(0, 5, "args="))
-            args = word.substr(5);
-        else if (kernel.empty() || !word.compare(0, 1, "<"))
-            kernel += word;
-        else if (!word.empty())
-            error = "\"" + word + "\" in a launch line";
-    }
-    std::string before, list;
-    for (const std::string &part : split(args, ',')) {
-        if (trim(part).empty())
-            continue;
+                              Names &n) {
+    Words w = words_of(line, n.error);
+    std::string list, call;
+    n.before = "";
+    for (const std::string &part : split(w.args, ',')) {
         std::string text = trim(part);
-        call += (call.empty() ? "" : ", ") +
-                argument(text, number, names, before, error);
+        if (text.empty())
+            continue;
+        call += (call.empty() ? "" : ", ") + argument(text, n);
         list += (list.empty() ? "" : ",") + text.substr(0, text.find(':'));
     }
     Lowered named = l;
-    std::string bare = kernel.substr(0, kernel.find('<'));
+    std::string bare = w.kernel.substr(0, w.kernel.find('<'));
     if (!named.parameters.count(bare))
         named.parameters[bare] = list;
-    return before + "        " +
-           launch(named, kernel, "dim3(" + grid + "), dim3(" + block + "), " +
-                                     smem) +
+    n.number++;
+    return n.before + "        " +
+           launch(named, w.kernel, "dim3(" + w.grid + "), dim3(" + w.block +
+                                       "), " + w.smem) +
            "(" + call + ");\n";
 }
 
@@ -345,17 +369,17 @@ std::string driver(const Lowered &l, const std::vector<std::string> &lines,
                       "    sim::options(argc, argv);\n"
                       "    for (int i = 0; i < sim::orders(); i++) {\n"
                       "        sim::use_order(i);\n";
-    std::map<std::string, std::string> names;
-    int number = 0;
+    Names names = {};
     for (const std::string &raw : lines) {
         std::string line = trim(raw);
         if (!line.compare(0, 7, "launch "))
-            out += one_launch(l, line.substr(7), number++, names, error);
+            out += one_launch(l, line.substr(7), names);
         else if (!line.empty())
-            error = "\"" + line + "\": expected \"launch KERNEL ...\"";
+            names.error = "\"" + line + "\": expected \"launch KERNEL ...\"";
     }
-    if (!number && error.empty())
-        error = "no launch line";
+    error = !names.error.empty() ? names.error
+            : names.number       ? ""
+                                 : "no launch line";
     return out + "    }\n    return sim::report();\n}\n";
 }
 

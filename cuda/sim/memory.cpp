@@ -76,6 +76,7 @@ static void refine(Array &a) {
     a = fine;
 }
 
+//@ marks: Mark what is initialised
 Cell *cell_at(const Array &a, size_t offset) {
     return a.cells + offset / a.grain;
 }
@@ -111,6 +112,7 @@ void *allocate(size_t bytes, const char *label) {
     return a.base;
 }
 
+//@ release: Find an array by its address, and free it
 static Array *in_heap(const void *p) {
     size_t i = size_t(static_cast<const char *>(p) - heap) / page;
     return heap && p >= heap && i < owner.size() ? owner[i] : nullptr;
@@ -155,6 +157,7 @@ void fill(void *to, int byte, size_t bytes) {
         mark(*a, at, bytes, 1);
 }
 
+//@ names: Name arrays after parameters
 void name(const void *pointer, const char *label, size_t element) {
     Array *a = in_heap(pointer);
     if (!a || a->freed)
@@ -267,6 +270,7 @@ static int add_module(dl_phdr_info *info, size_t, void *data) {
     return 0;
 }
 
+//@ harmless-address: Look an address up among them
 static bool harmless(const void *p) {
     static std::vector<Range> modules;
     const char *c = static_cast<const char *>(p);
@@ -295,13 +299,16 @@ static bool inside(const void *p, size_t bytes, uint32_t site, Array *a,
     ptrdiff_t size = ptrdiff_t(a->bytes), each = ptrdiff_t(a->element);
     if (offset < 0 || offset + ptrdiff_t(bytes) > size) {
         ptrdiff_t first = offset >= 0 && offset < size ? size : offset;
-        long long index = first >= 0 ? first / each : -((-first - 1) / each) - 1;
+        long long index = first / each;
+        if (first < 0)
+            index = -((-first - 1) / each) - 1;
         find(OUT_OF_BOUNDS, site, a, index, me, nullptr, wrote, false);
         return false;
     }
     return true;
 }
 
+//@ alignment: Refuse a misaligned access
 static void check_aligned(const void *p, size_t bytes, uint32_t site,
                           Array *a, bool wrote) {
     if (bytes > 16 || (bytes & (bytes - 1)) || uintptr_t(p) % bytes == 0)
@@ -359,6 +366,7 @@ void copy_wait(int pending) {
     land(*me, me->group > n ? me->group - n : 0);
 }
 
+//@ landing: Let the bytes arrive
 /* Copies of groups below `groups` arrive. */
 void land(Lane &lane, unsigned groups) {
     size_t left = 0;

@@ -83,6 +83,7 @@ void publish(const void *address) {
     to[b.number] = Published{epoch, me->id, me->fence_tick};
 }
 
+//@ fences: Remember fences, and share at barriers
 void fence() {
     count_event(FENCES);
     me->fence_tick = me->tick++;
@@ -132,6 +133,7 @@ static void race(Array &a, size_t offset, uint32_t site, const Record &other,
          other_wrote);
 }
 
+//@ check-access: Judge an access by those before it
 /* Reading and writing an atomic's operand is one access. */
 void check_race(Array &a, Cell &cell, size_t offset, Access kind,
                 uint32_t site) {

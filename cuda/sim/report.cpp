@@ -88,6 +88,7 @@ static unsigned long offset_of(const char *address, std::string &module) {
     return (unsigned long)(address - 1 - (h->e_type == ET_EXEC ? 0 : base));
 }
 
+//@ ask: Run it and read its answer
 static void look_up(const std::string &module,
                     const std::vector<std::pair<unsigned long, uint32_t>> &v) {
     std::string command = "addr2line -a -i -e '" + module + "'";
@@ -147,48 +148,49 @@ struct Finding {
 static std::vector<Finding> found;
 static int current; /* order */
 
+//@ find-once: Note a finding
 static uint3 unfold(uint32_t i, dim3 d) {
     return uint3{i % d.x, i / d.x % d.y, i / d.x / d.y};
 }
 
-void find(Kind kind, uint32_t site, const Array *array, long long index,
-          const Lane *lane, const Record *other, bool wrote,
-          bool other_wrote) {
-    static std::map<std::tuple<Kind, uint32_t, uint32_t, int, std::string>,
-                    size_t> known;
-    uint32_t site2 = other ? other->site : site;
-    auto key = std::make_tuple(kind, std::min(site, site2),
-                               std::max(site, site2),
-                               array ? array->label : -1,
-                               std::string(now.kernel));
-    auto p = known.insert({key, found.size()});
-    if (!p.second) {
-        found[p.first->second].times++;
-        found[p.first->second].orders |= 1u << current;
-        return;
-    }
-    Finding f = {};
-    f.kind = kind;
+static void note(Finding &f, const Lane *lane, const Record *other) {
     f.kernel = now.kernel;
-    f.array = array ? array->name : "";
-    f.freed = array && array->freed;
-    f.site = site;
-    f.other_site = site2;
-    f.wrote = wrote;
-    f.other_wrote = other_wrote;
-    f.index = index;
     f.thread = lane->index;
     f.block = lane->block->index;
     if (other) {
         f.other_thread = unfold(other->thread, now.c.block);
         f.other_block = unfold(other->block, now.c.grid);
     }
-    f.times = 1;
-    f.orders = 1u << current;
     found.push_back(f);
 }
 
-long findings() { return long(found.size()); }
+//@ find-again: Or count it once more
+/* The same two places and the same array make the same mistake. */
+void find(Kind kind, uint32_t site, const Array *array, long long index,
+          const Lane *lane, const Record *other, bool wrote,
+          bool other_wrote) {
+    static std::map<std::tuple<Kind, uint32_t, uint32_t, int, std::string>,
+                    size_t> known;
+    uint32_t site2 = other ? other->site : site;
+    int label = array ? array->label : -1;
+    auto p = known.insert({{kind, std::min(site, site2),
+                            std::max(site, site2), label, now.kernel},
+                           found.size()});
+    if (p.second) {
+        Finding f = {};
+        f.kind = kind;
+        f.array = array ? array->name : "";
+        f.freed = array && array->freed;
+        f.site = site;
+        f.other_site = site2;
+        f.wrote = wrote;
+        f.other_wrote = other_wrote;
+        f.index = index;
+        note(f, lane, other);
+    }
+    found[p.first->second].times++;
+    found[p.first->second].orders |= 1u << current;
+}
 
 //@ say: Write a finding as a line
 static const char *kinds[] = {"out-of-bounds", "misaligned", "race",
@@ -204,6 +206,7 @@ static std::string at(uint3 v) {
     return text;
 }
 
+//@ what: Say what was touched, or who was missing
 static std::string what(const Finding &f) {
     char text[256];
     if (f.kind == DIVERGENT_BARRIER)
@@ -226,6 +229,7 @@ static std::string place(uint32_t site) {
     return l.file + ":" + std::to_string(l.line);
 }
 
+//@ say-line: Put its parts together
 static void say(const Finding &f) {
     const char *did[] = {"read", "write"};
     printf("%-17s %s", kinds[f.kind], place(f.site).c_str());
@@ -285,6 +289,7 @@ static bool add_order(const char *text) {
     return true;
 }
 
+//@ option-words: Read the other options
 void options(int argc, char **argv) {
     bool good = true;
     for (int i = 1; i < argc; i++)
@@ -305,6 +310,7 @@ void options(int argc, char **argv) {
         add_order("all");
 }
 
+//@ environment: Read them from a variable instead
 void options_from_environment() {
     const char *words = getenv("CUSIM");
     std::vector<std::string> list(1, "cusim");
@@ -320,6 +326,7 @@ void options_from_environment() {
     use_order(0);
 }
 
+//@ use-order: Switch to the next order
 int orders() { return int(chosen.size()); }
 
 void use_order(int i) {
@@ -349,6 +356,7 @@ int report() {
     return found.empty() ? 0 : 1;
 }
 
+//@ initial: Give arrays their first content
 /* What "=..." of a launch line means for element i. */
 double initial(const char *how, size_t i) {
     static uint64_t state = 1;

@@ -80,6 +80,7 @@ void give_up(const char *why) {
     abort(); /* nobody goes on with a thread whose launch was given up */
 }
 
+//@ thread: Begin a thread, and go on with it
 static void thread_main() {
     now.call.run(now.call.self);
     land(*me, ~0u);
@@ -126,38 +127,43 @@ static int source(const Lane &lane, int self) {
     }
 }
 
-//@ exchange: Carry out an operation of the warp
+//@ answer: Give a lane what it receives
 static void absent(const Lane &lane, int who) {
     find(ABSENT_LANE, lane.site, nullptr, who, &lane, nullptr, false, false);
 }
 
+static void answer(const Warp &w, unsigned group, int self, unsigned ballot) {
+    Lane &lane = w.lane[self];
+    int from = source(lane, self);
+    if (!(lane.mask >> self & 1))
+        absent(lane, self);
+    else if (!(group >> from & 1))
+        absent(lane, from);
+    else if (lane.op == BALLOT)
+        lane.result = ballot;
+    else if (lane.op == MATCH) {
+        lane.result = 0;
+        for (int j = 0; j < w.lanes; j++)
+            if ((group >> j & 1) && w.lane[j].value == lane.value)
+                lane.result |= 1u << j;
+    } else
+        lane.result = w.lane[from].value;
+    lane.stop = READY;
+}
+
+//@ exchange: Carry out an operation of the warp
 static void exchange(Warp &w, unsigned group) {
     unsigned ballot = 0;
-    for (int i = 0; i < w.lanes; i++)
-        if ((group >> i & 1) && w.lane[i].value)
-            ballot |= 1u << i;
     WarpOp op = SYNC;
-    for (int i = 0; i < w.lanes; i++) {
-        if (!(group >> i & 1))
-            continue;
-        Lane &lane = w.lane[i];
-        op = lane.op;
-        int from = source(lane, i);
-        if (!(lane.mask >> i & 1))
-            absent(lane, i);
-        else if (!(group >> from & 1))
-            absent(lane, from);
-        else if (op == BALLOT)
-            lane.result = ballot;
-        else if (op == MATCH) {
-            lane.result = 0;
-            for (int j = 0; j < w.lanes; j++)
-                if ((group >> j & 1) && w.lane[j].value == lane.value)
-                    lane.result |= 1u << j;
-        } else
-            lane.result = w.lane[from].value;
-        lane.stop = READY;
-    }
+    for (int i = 0; i < w.lanes; i++)
+        if (group >> i & 1) {
+            op = w.lane[i].op;
+            if (w.lane[i].value)
+                ballot |= 1u << i;
+        }
+    for (int i = 0; i < w.lanes; i++)
+        if (group >> i & 1)
+            answer(w, group, i, ballot);
     count_event(op == SYNC ? WARP_BARRIERS
                 : op == BALLOT || op == MATCH ? VOTES
                                               : SHUFFLES);
@@ -165,7 +171,7 @@ static void exchange(Warp &w, unsigned group) {
         meet(w, group);
 }
 
-//@ resolve: See which operations of the warp have all their lanes
+//@ resolve: See which lanes of an operation have come
 /* Lanes that have ended count as having come; reading from them does not
  * work. If nobody can go on, the missing lane is named and the others do. */
 static unsigned group_of(const Warp &w, const Lane &lane, int *missing) {
@@ -181,6 +187,7 @@ static unsigned group_of(const Warp &w, const Lane &lane, int *missing) {
     return group;
 }
 
+//@ resolve-all: Let complete groups go on
 static void resolve(Warp &w) {
     int missing, waiting = -1;
     bool ready = false;
@@ -210,9 +217,22 @@ static int at_barrier(int condition, const void *from) {
     return int(me->result);
 }
 
+//@ pass-barrier: Open a barrier, and say so if it is divergent
 /* All or none: a thread that has ended, or waits elsewhere, makes it
- * divergent. result is how many handed in a true condition, with the number
- * of threads above it. */
+ * divergent. */
+static bool same_line(uint32_t a, uint32_t b) {
+    return a == b || (line_of(a).line == line_of(b).line &&
+                      line_of(a).file == line_of(b).file);
+}
+
+static void divergent(const Lane &lane, uint32_t came) {
+    find(DIVERGENT_BARRIER, lane.site, nullptr, came, &lane, nullptr, false,
+         false);
+}
+
+//@ release: Let all that wait go on
+/* result is how many handed in a true condition, with the number of threads
+ * above it. */
 static void pass_barrier(Block &b) {
     Lane *first = nullptr, *odd = nullptr;
     uint32_t n = 0, yes = 0;
@@ -221,19 +241,15 @@ static void pass_barrier(Block &b) {
             continue;
         if (!first)
             first = &lane;
-        const Line &here = line_of(lane.site), &there = line_of(first->site);
-        if (lane.site != first->site &&
-            (here.line != there.line || here.file != there.file))
+        if (!same_line(lane.site, first->site))
             odd = &lane;
         n++;
         yes += lane.value != 0;
     }
     if (odd || n < now.threads)
-        find(DIVERGENT_BARRIER, first->site, nullptr, (long long)n, first,
-             nullptr, false, false);
+        divergent(*first, n);
     if (odd)
-        find(DIVERGENT_BARRIER, odd->site, nullptr, (long long)n, odd,
-             nullptr, false, false);
+        divergent(*odd, n);
     for (Lane &lane : b.lanes)
         if (lane.stop == AT_BARRIER) {
             lane.result = yes | uint64_t(n) << 16;
@@ -300,6 +316,7 @@ static Block *slots() {
     return kept;
 }
 
+//@ fly: Let blocks follow each other
 static void fly() {
     std::vector<uint32_t> queue = in_order(now.blocks);
     uint32_t most = std::max(2u, std::min(8u, 2048 / now.threads));
@@ -387,6 +404,7 @@ template <class T> static T changed(AtomicOp op, T old, T value, T compare) {
     }
 }
 
+//@ update: Apply it to the bits in memory
 template <class T>
 static uint64_t update(AtomicOp op, void *address, uint64_t value,
                        uint64_t compare) {
@@ -406,6 +424,7 @@ static uint64_t update(AtomicOp op, void *address, uint64_t value,
     return result;
 }
 
+//@ atomic-stop: Count as an access, and let others go first
 uint64_t atomic(AtomicOp op, Number type, void *address, uint64_t value,
                 uint64_t compare) {
     bool wide = type == UINT64 || type == FLOAT64;

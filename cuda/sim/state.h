@@ -57,6 +57,7 @@ struct Copy {
     uint32_t site;
 };
 
+//@ published: Say what other blocks may rely on
 /* What a thread of another block may rely on: what block did before `epoch`,
  * and what its `thread` did up to `tick`. */
 struct Published {
@@ -135,7 +136,6 @@ enum Kind {
 /* other: the earlier access of a race, else NULL. site: index of a place. */
 void find(Kind kind, uint32_t site, const Array *array, long long index,
           const Lane *lane, const Record *other, bool wrote, bool other_wrote);
-long findings();
 
 //@ places: Turn return addresses into lines
 uint32_t site_of(const void *return_address);
