@@ -162,7 +162,7 @@ $(BUILD)/test-cuda/%: tests/cuda/%.cpp cuda/kv.cuh $(BUILD)/libcusim.a
 	@mkdir -p $(@D)
 	$(sim_cxx) -Icuda -Iref $< $(BUILD)/libcusim.a -ldl -o $@
 
-.PHONY: cusim test-cuda-sim
+.PHONY: cusim test-cuda-sim test-cuda-portable
 cusim: ## build build/cusim, which runs a CUDA kernel without a GPU
 	$(need) cusim cuda
 	@$(MAKE) --no-print-directory $(BUILD)/cusim
@@ -170,6 +170,9 @@ test-cuda-sim: ## test the simulator: planted mistakes, known answers, twins
 	$(need) test-cuda-sim cuda
 	@$(MAKE) --no-print-directory $(BUILD)/cusim $(BUILD)/test-cuda/twins
 	@BUILD=$(BUILD) NVCC=$(NVCC) $(PYTHON) tests/cuda/check.py
+# The same where no switch is written for the processor.
+test-cuda-portable:
+	@$(MAKE) --no-print-directory test-cuda-sim BUILD=$(BUILD)/portable CXX="$(CXX) -DSIM_UCONTEXT"
 
 # The same tests under other conditions: each in a folder of its own.
 .PHONY: sanitize clang-check

@@ -559,6 +559,7 @@ typedef struct CUstream_st *cudaStream_t;
 
 template <class T> cudaError_t cudaMalloc(T **p, size_t bytes) {
     *p = static_cast<T *>(sim::allocate(bytes, nullptr));
+    sim::name(*p, nullptr, sim::argument(*p).element);
     return *p ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 inline cudaError_t cudaFree(void *p) {

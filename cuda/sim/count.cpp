@@ -73,6 +73,8 @@ void count_launch() {
     kernel->threads = now.threads;
 }
 
+void forget_counts() { kernels.clear(); }
+
 void count_event(Event e) { kernel->events[e] += counting; }
 
 //@ gather: Note each lane's accesses until the warp stops

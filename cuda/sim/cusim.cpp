@@ -22,7 +22,8 @@
  * array that holds nothing yet. NAME alone is an array of an earlier launch.
  * A file with a main function of its own and no such line is run as it is.
  *
- * $CUSIM_CXX names another g++. Exit status: 0 nothing found, 1 findings, 2 the file cannot be run. */
+ * $CUSIM_CXX names another g++. Exit status: 0 nothing found, 1 findings, 2
+ * the file cannot be run. */
 //@ includes: Include what a command needs
 #include "lower.h"
 

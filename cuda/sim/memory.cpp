@@ -162,8 +162,10 @@ void name(const void *pointer, const char *label, size_t element) {
     Array *a = in_heap(pointer);
     if (!a || a->freed)
         return;
-    a->name = label;
-    a->label = label_of(label);
+    if (label) {
+        a->name = label;
+        a->label = label_of(label);
+    }
     a->element = element;
 }
 

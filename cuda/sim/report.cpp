@@ -146,6 +146,8 @@ struct Finding {
 };
 
 static std::vector<Finding> found;
+static std::map<std::tuple<Kind, uint32_t, uint32_t, int, std::string>, size_t>
+    known;
 static int current; /* order */
 
 //@ find-once: Note a finding
@@ -169,8 +171,6 @@ static void note(Finding &f, const Lane *lane, const Record *other) {
 void find(Kind kind, uint32_t site, const Array *array, long long index,
           const Lane *lane, const Record *other, bool wrote,
           bool other_wrote) {
-    static std::map<std::tuple<Kind, uint32_t, uint32_t, int, std::string>,
-                    size_t> known;
     uint32_t site2 = other ? other->site : site;
     int label = array ? array->label : -1;
     auto p = known.insert({{kind, std::min(site, site2),
@@ -354,6 +354,27 @@ int report() {
             printf("nothing to complain about\n");
     }
     return found.empty() ? 0 : 1;
+}
+
+//@ library: Answer a C program
+extern "C" {
+void sim_order(int order, uint64_t seed) { set_order(Order(order), seed); }
+
+long sim_findings(void) { return long(found.size()); }
+
+void sim_report(int with_tables) {
+    if (with_tables)
+        fputs(tables(false).c_str(), stdout);
+    for (const Finding &f : found)
+        say(f);
+    fflush(stdout);
+}
+
+void sim_forget(void) {
+    found.clear();
+    known.clear();
+    forget_counts();
+}
 }
 
 //@ initial: Give arrays their first content

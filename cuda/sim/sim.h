@@ -164,6 +164,18 @@ void use_order(int i);
 /* Print what was seen; 1 if there was anything to complain about. */
 int report();
 
+//@ library: Let a C program ask as well
+/* For programs that link kernels and the simulator. order: 0 ascending, 1
+ * descending, 2 strided, 3 shuffled with that seed. sim_findings is their
+ * number so far; sim_report prints them, after the tables if asked, and
+ * sim_forget begins anew. */
+extern "C" {
+void sim_order(int order, uint64_t seed);
+long sim_findings(void);
+void sim_report(int with_tables);
+void sim_forget(void);
+}
+
 //@ arrays: Make arrays for a launch line
 /* how: "" (uninitialised), "zero", "index", "random" or a number. */
 double initial(const char *how, size_t i);

@@ -174,6 +174,7 @@ void count_access(uint32_t site, Use use, const void *p, size_t bytes,
 void count_event(Event e);
 void flush_requests(); /* the warp has stopped: its requests are complete */
 int label_of(const std::string &name);
+void forget_counts();
 std::string tables(bool json);
 
 } // namespace sim

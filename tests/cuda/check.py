@@ -123,6 +123,14 @@ int main() {
             run.stdout and "y[32]" in run.stdout, "a program of one's own", run.stdout + run.stderr)
 
 
+def check_chapter():
+    """The report shown in the book is the report of today."""
+    chapter = "chapters/91-simulator"
+    run = subprocess.run([f"{BUILD}/cusim", f"{chapter}/first.cu"], capture_output=True, text=True)
+    shown = [line for line in open(f"{chapter}/results/first.txt") if not line.startswith("# ")]
+    verdict(run.stdout == "".join(shown), chapter, run.stdout)
+
+
 def check_nvcc(paths, folder):
     global skipped
     nvcc = os.environ.get("NVCC", "nvcc")
@@ -149,6 +157,7 @@ def main():
         for path in paths:
             check_file(path)
         check_text(folder)
+        check_chapter()
         check_nvcc(paths, folder)
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
     return failed != 0 or passed == 0
