@@ -13,11 +13,16 @@
 #include <cstdlib>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <vector>
 
 //@ stack: Cut stacks from a large piece, each with a wall below
 namespace sim {
 
-char *new_stack() {
+static std::vector<char *> unused;
+
+void old_stack(char *stack) { unused.push_back(stack); }
+
+static char *cut_stack() {
     constexpr size_t each = stack_bytes, batch = 64;
     static char *piece = nullptr;
     static size_t used = batch;
@@ -35,6 +40,15 @@ char *new_stack() {
     char *wall = piece + used++ * (each + page);
     mprotect(wall, page, PROT_NONE);
     return wall + page;
+}
+
+//@ reuse: Take a used stack before a new one
+char *new_stack() {
+    if (unused.empty())
+        return cut_stack();
+    char *stack = unused.back();
+    unused.pop_back();
+    return stack;
 }
 
 /* Were all stacks to begin at the same place of a page, threads would push one

@@ -29,6 +29,7 @@ struct Fiber {
 
 /* Stacks from a pool; the page below each is out of bounds for everybody. */
 char *new_stack();
+void old_stack(char *stack); /* for the next who wants one */
 void prepare(Fiber *fiber, void (*entry)());
 void change(Fiber *from, Fiber *to);
 

@@ -289,6 +289,8 @@ static void start_block(Block &b, uint32_t number) {
     b.epoch = 1;
     b.alive = int(now.threads);
     b.acquired.clear();
+    for (size_t i = now.threads; i < b.lanes.size(); i++)
+        old_stack(b.lanes[i].fiber.stack);
     b.lanes.resize(now.threads);
     b.warps.resize((now.threads + 31) / 32);
     for (uint32_t i = 0; i < now.threads; i++) {
