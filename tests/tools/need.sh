@@ -58,6 +58,18 @@ LIST
 python3-venv|a private place for the PyPI package gguf|python_has ensurepip
 LIST
     ;;
+    book) cat <<'LIST'
+pandoc|weaving chapters and code into the book|command -v pandoc
+LIST
+    ;;
+    browser) cat <<'LIST'
+python3|checking the pages of the book|command -v python3
+chromium|looking at the book as a reader would|command -v chromium
+chromium-driver|steering that browser|command -v chromedriver
+python3-selenium|steering it from a test|python_has selenium || /usr/bin/python3 -c 'import selenium'
+python3-pip|fetching the accessibility checker axe|python3 -m pip --version
+LIST
+    ;;
     check) cat <<'LIST'
 clang|the second compiler|command -v clang
 LIST
