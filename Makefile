@@ -249,6 +249,23 @@ check-long: ## longer checks: fuzzing, the story on the real model, speed (20 mi
 vectors: ## write tests/vectors/ anew from the oracle
 	$(PYTHON) tests/oracle/make_vectors.py
 
+# ---- the book -----------------------------------------------------------------------------------
+
+# BOOK=draft lets code stay unshown while chapters are being written.
+.PHONY: book test-book check-results
+book: ## weave chapters and code into build/book/index.html
+	$(need) book book
+	@BUILD=$(BUILD) sh book/build.sh
+test-book: ## test the weaver, and look at the book in a browser
+	$(need) test-book book browser
+	@BUILD=$(BUILD) PYTHON=$(PYTHON) sh tests/weave.sh
+
+# Results that the book quotes carry the hashes of the sources they come from (book/style.md).
+quoted   = $(wildcard $(foreach kind,txt tsv json,chapters/*/results/*.$(kind)))
+check-results: ## list results, long ones too, that are older than their sources
+	$(need) check-results book
+	@BUILD=$(BUILD) sh book/build.sh stale $(quoted)
+
 .PHONY: clean
 clean: ## remove what was built (the fetched model stays)
 	rm -rf $(filter-out $(BUILD)/llm,$(wildcard $(BUILD)/*))

@@ -64,6 +64,18 @@ binutils|addr2line, which finds the line of a mistake in a kernel|command -v add
 python3|the script that checks the simulator's reports|command -v python3
 LIST
     ;;
+    book) cat <<'LIST'
+pandoc|weaving chapters and code into the book|command -v pandoc
+LIST
+    ;;
+    browser) cat <<'LIST'
+python3|checking the pages of the book|command -v python3
+chromium|looking at the book as a reader would|command -v chromium
+chromium-driver|steering that browser|command -v chromedriver
+python3-selenium|steering it from a test|python_has selenium || /usr/bin/python3 -c 'import selenium'
+python3-pip|fetching the accessibility checker axe|python3 -m pip --version
+LIST
+    ;;
     check) cat <<'LIST'
 clang|the second compiler|command -v clang
 LIST
