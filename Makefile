@@ -253,7 +253,7 @@ vectors: ## write tests/vectors/ anew from the oracle
 
 # BOOK=draft lets code stay unshown while chapters are being written.
 .PHONY: book test-book check-results
-book: ## weave chapters and code into build/book/index.html
+book: ## weave chapters and code into build/book/index.html (BOOK=draft: while chapters are missing)
 	$(need) book book
 	@BUILD=$(BUILD) sh book/build.sh
 test-book: ## test the weaver, and look at the book in a browser
