@@ -36,7 +36,9 @@ say() { # ok|FAIL|skip what figure
 
 # ---- our own oracle
 
-"$python" tests/oracle/judge_llm.py "$model" "$texts" "$build/kvsink" "$work/judge" 2>&1 |
+# One BLAS thread: two would wait for each other by spinning, thrice the time on a busy machine.
+OPENBLAS_NUM_THREADS=1 "$python" tests/oracle/judge_llm.py "$model" "$texts" "$build/kvsink" \
+    "$work/judge" 2>&1 |
     tee "$work/log" | sed -u '/ passed, .* failed, /d'
 add "$work/log"
 
