@@ -32,9 +32,24 @@ static int is_descriptor(const char *path)
            starts_with(path, "/proc/");
 }
 
+/* The number in /dev/fd/7 and its kin, -1 in other names. */
+static int descriptor_number(const char *path)
+{
+    if (strcmp(path, "/dev/stdout") == 0) return 1;
+    if (strcmp(path, "/dev/stderr") == 0) return 2;
+    if (starts_with(path, "/dev/fd/")) path += 8;
+    else if (starts_with(path, "/proc/self/fd/")) path += 14;
+    else return -1;
+    if (!*path || strlen(path) > 4 || path[strspn(path, "0123456789")]) return -1;
+    return atoi(path);
+}
+
+/* Opened by name, a descriptor that the shell has redirected to a file would be cut to nothing and
+ * get a second place to write at; its copy goes on where the other writers are. */
 static int open_directly(tm_out *out, const char *path, kv_error *err)
 {
-    out->f = fopen(path, "wb");
+    int number = descriptor_number(path), fd = number < 0 ? -1 : dup(number);
+    out->f = number < 0 ? fopen(path, "wb") : fd < 0 ? NULL : fdopen(fd, "wb");
     if (!out->f) return kv_fail(err, KV_FAIL_RUN, "cannot write %s: %s", path, strerror(errno));
     return KV_OK;
 }
