@@ -324,7 +324,7 @@ int tm_eval(tm_eval_result *r, const tm_eval_spec *spec, const tm_engine *e, tm_
         return kv_fail(err, KV_FAIL_USAGE, "--stream: found %d, expected 1 to %d (the prefill must"
                        " leave a prediction to score in a window of %d)", spec->stream,
                        spec->ctx - 2, spec->ctx);
-    v.same = spec->keys.kind == KV_F16 && spec->values.kind == KV_F16;
+    v.same = spec->keys.kind == KV_F16 && !spec->keys.pre && spec->values.kind == KV_F16;
     int code = open_memories(&v, err);
     if (!code) code = open_buffers(&v, err);
     if (!code) code = build_keep(&v, windows, err); /* h = 0: is anything wrong with the rule? */
