@@ -230,13 +230,17 @@ Test(test_commands, passages_and_windows)
     fclose(f);
     expect_fail("eval several.gguf --file passages.txt --join eot:0", 2, "--join");
     expect_fail("eval several.gguf --file passages.txt --join eot --bos each", 2, "--bos");
-    expect_fail("eval several.gguf --file text.txt --ctx 128", 1, "126 tokens");
+    expect_fail("eval several.gguf --file text.txt --ctx 128", 1, "text.txt: the text has 126");
     expect_fail("eval several.gguf --file text.txt --ctx 4096", 1, "2048");
     cJSON *r = run_json("eval several.gguf --file text.txt --ctx 32 --bos none --json");
     cr_expect(number(r, "windows") == 3 && number(r, "tokens") == 93 && number(r, "kl") == 0);
     cJSON_Delete(r);
     r = run_json("eval several.gguf --file text.txt --ctx 32 --windows 2 --json");
     cr_expect(number(r, "windows") == 2 && number(r, "kl_error") == 0);
+    cJSON_Delete(r);
+    /* Rounded before RoPE is not what is rounded behind it. */
+    r = run_json("eval several.gguf --file text.txt --ctx 32 --keys f16:pre --json");
+    cr_expect(number(r, "kl") > 0 && number(r, "bits") == 16);
     cJSON_Delete(r);
 }
 
@@ -267,6 +271,38 @@ Test(test_commands, bad_input_is_named)
     expect_fail("eval several.gguf --file text.txt --chat text.txt", 2, "--chat");
     expect_fail("eval several.gguf", 2, "--file");
     cr_expect(access("q.txt", F_OK) != 0, "a failed calibration left a profile");
+}
+
+/* A slip such as -o MODEL must not cost a model; what is no regular file may be shared. */
+Test(test_commands, outputs_are_not_inputs)
+{
+    static const char *const arguments[] = {
+        "logits s.gguf --file text.txt -o s.gguf", "logits s.gguf --file text.txt -o ./text.txt",
+        "sinks s.gguf --file text.txt --png link", "outliers s.gguf --file text.txt --png s.gguf",
+        "dump s.gguf --text a --tap h --layer 1 -o s.gguf",
+        "calibrate s.gguf --file second.txt text.txt -o text.txt",
+        "handmade -o new.gguf --write-text new.gguf"};
+    cr_assert(eq(int, system("cp several.gguf s.gguf; cp text.txt second.txt; cp text.txt as_was;"
+                             " ln -s s.gguf link"), 0));
+    for (size_t i = 0; i < sizeof arguments / sizeof *arguments; i++)
+        expect_fail(arguments[i], 2, "same file");
+    cr_expect(eq(int, system("cmp s.gguf several.gguf && cmp text.txt as_was"), 0));
+    cr_expect(access("new.gguf", F_OK) != 0);
+    cr_expect(eq(int, run("handmade -o /dev/null --write-text /dev/null"), 0), "%s", said);
+}
+
+Test(test_commands, standard_streams_are_files_too)
+{
+    char line[8400];
+    cr_expect(eq(int, run("tokens several.gguf --file - --json <text.txt"), 0), "%s", said);
+    cr_expect(strstr(said, "\"tokens\":127") != NULL, "%s", said);
+    expect_fail("eval several.gguf --file - --ctx 128 <text.txt", 1, "-: the text has 126 tokens");
+    /* Redirected to a file, the array comes first and is not written over by the summary. */
+    cr_assert(eq(int, run("logits several.gguf --file text.txt -o l.npy"), 0), "%s", said);
+    snprintf(line, sizeof line, "echo before >o && %s logits several.gguf --file text.txt -o"
+             " /dev/stdout >>o && (echo before; cat l.npy) >expected &&"
+             " head -c $(wc -c <expected) o | cmp - expected", program);
+    cr_expect(eq(int, system(line), 0));
 }
 
 Test(test_commands, the_demo_tells_its_story)

@@ -12,6 +12,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -136,7 +137,7 @@ static void add_groups(cli_common *c, unsigned groups)
 {
     if (groups & CLI_TEXT) {
         add("--text", CLI_STRING, &c->text, "S", NULL, 0, 0, "the text itself (UTF-8)");
-        add("--file", CLI_STRING, &c->file, "F", NULL, 0, 0, "or a file that holds it");
+        add("--file", CLI_STRING, &c->file, "F", NULL, 0, 0, "or a file that holds it; - is standard input");
     }
     if (groups & (CLI_TEXT | CLI_SPECIAL))
         add("--special", CLI_FLAG, &c->special, NULL, NULL, 0, 0,
@@ -335,6 +336,55 @@ static int parse_option(int *i, int argc, char **argv, kv_error *err)
     return code;
 }
 
+/* Would writing the one change the other? Also true of two names for one file that is yet to be;
+ * devices and pipes may be shared. */
+static int is_same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    int has_x = stat(a, &x) == 0, has_y = stat(b, &y) == 0;
+    if (has_x && has_y) return S_ISREG(x.st_mode) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+    return !has_x && !has_y && strcmp(a, b) == 0;
+}
+
+static int check_output(const char *output, const char *path, const char *other, const char *name,
+                        kv_error *err)
+{
+    if (!name || !is_same_file(path, name)) return KV_OK;
+    return kv_fail(err, KV_FAIL_USAGE, "%s %.200s: is the same file as %s %.200s, which it would"
+                   " replace; name another", output, path, other, name);
+}
+
+static const char *named_by(const char *option)
+{
+    int i = find(option, strlen(option));
+    if (i < 0 || parser.option[i].kind != CLI_STRING) return NULL;
+    return *(const char **)parser.option[i].target;
+}
+
+/* A model is easily lost to a slip such as -o MODEL: no output may be an input, or another output.
+ * Where --file takes a list, each of its items is an input. */
+static int check_outputs(const cli_common *common, const char *positional, kv_error *err)
+{
+    static const char *const name[] = {"-o", "--png", "--write-text", "--file", "--profile",
+                                       "--chat"};
+    enum { OUTPUTS = 3, NAMES = sizeof name / sizeof name[0] };
+    int at = find("--file", 6);
+    const cli_list *list = at >= 0 && parser.option[at].kind == CLI_LIST
+                               ? parser.option[at].target : NULL;
+    for (int i = 0; i < OUTPUTS; i++) {
+        const char *path = named_by(name[i]);
+        int code = KV_OK;
+        if (!path) continue;
+        if (positional) code = check_output(name[i], path, positional, common->positional, err);
+        for (int j = i + 1; j < NAMES && !code; j++)
+            code = check_output(name[i], path, name[j], named_by(name[j]), err);
+        for (int j = 0; list && j < list->count && !code; j++)
+            code = check_output(name[i], path, "--file", list->item[j], err);
+        if (code) return code;
+    }
+    return KV_OK;
+}
+
 static int parse_all(cli_common *common, const cli_command *command, int argc, char **argv,
                      kv_error *err)
 {
@@ -361,7 +411,7 @@ static int parse_all(cli_common *common, const cli_command *command, int argc, c
         return kv_fail(err, KV_FAIL_USAGE, common->text
                        ? "--text and --file were both given; give one of them"
                        : "no text: give --text S or --file F");
-    return KV_OK;
+    return check_outputs(common, command->positional, err);
 }
 
 /* ------------------------------------------------------------------- help */
@@ -470,6 +520,7 @@ int cli_check_text(const char *text, size_t n, const char *what, kv_error *err)
 
 int cli_read_text_file(char **text, size_t *n, const char *path, kv_error *err)
 {
+    if (strcmp(path, "-") == 0) path = "/dev/stdin";
     int code = tm_read_file(text, n, path, err);
     if (code == KV_OK) code = cli_check_text(*text, *n, path, err);
     if (code != KV_OK) {

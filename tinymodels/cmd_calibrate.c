@@ -212,7 +212,7 @@ int cmd_calibrate(int argc, char **argv)
     const char *path;
     int limit, status;
     const cli_option options[] = {
-        {"--file", CLI_LIST, &files, "FILE ...", NULL, 0, 0, "texts to look at (UTF-8)"},
+        {"--file", CLI_LIST, &files, "FILE", NULL, 0, 0, "texts to look at (UTF-8)"},
         {"-o", CLI_STRING, &path, "PROFILE", NULL, 0, 0, "where to write the profile"},
         {"--windows", CLI_INT, &limit, "N", "4", 1, 1024,
          "at most N prompts of each file, spread evenly over it"},

@@ -84,8 +84,13 @@ static int read_windows(job *j, kv_error *err)
     if (j->bos != TM_BOS_NONE && bos < 0)
         return kv_fail(err, KV_FAIL_USAGE, "--bos %s: the model has no BOS token; use --bos none",
                        bos_name[j->bos]);
-    return tm_windows(&j->windows, &j->count, j->ids, j->n, j->spec.ctx, j->bos, bos, j->limit,
-                      err);
+    int code = tm_windows(&j->windows, &j->count, j->ids, j->n, j->spec.ctx, j->bos, bos, j->limit,
+                          err);
+    char text[sizeof err->text];
+    memcpy(text, err->text, sizeof text);
+    if (code == KV_FAIL_RUN)
+        kv_fail(err, code, "%.200s: %.280s", j->chat ? j->chat : j->file, text);
+    return code;
 }
 
 /* ---------------------------------------------------------------- running */
@@ -231,7 +236,8 @@ int cmd_eval(int argc, char **argv)
     job j = {0};
     int status;
     const cli_option options[] = {
-        {"--file", CLI_STRING, &j.file, "F", NULL, 0, 0, "the text (UTF-8)"},
+        {"--file", CLI_STRING, &j.file, "F", NULL, 0, 0,
+         "the text (UTF-8); - is standard input"},
         {"--ctx", CLI_INT, &j.spec.ctx, "N", "512", 2, 1 << 20, "tokens of a window"},
         {"--windows", CLI_INT, &j.limit, "N", "(all)", 1, 1 << 28, "at most so many windows"},
         {"--bos", CLI_CHOICE, &j.bos_choice, "each|first|none", "(each)", 0, 0,
