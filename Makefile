@@ -123,7 +123,6 @@ test-run: $(BUILD)/kvsink $(suites) $(tools)
 	@$(PYTHON) tests/oracle/lint.py
 	@sh tests/need_test.sh
 	@sh tests/fetch_test.sh
-	@sh tests/fetch_test.sh
 	@KV_BUILD=$(BUILD) sh tests/tools/run.sh $(suites)
 
 .PHONY: test-llm
