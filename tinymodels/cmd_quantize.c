@@ -70,6 +70,7 @@ static int mark_kept(job *j, kv_error *err)
 
 static int quantize(job *j, const char *path, kv_error *err)
 {
+    if (kv_check_finite(j->in.data, j->in.elements, path, err)) return err->code;
     j->groups = kv_group_count(&j->format, j->shape, j->T);
     j->codes = calloc(j->in.elements, 1);
     j->scale = calloc(j->groups + 1, sizeof *j->scale);
@@ -183,7 +184,9 @@ static void report(const job *j, const cli_common *common, const char *folder, i
     }
     printf("%s: %d tokens, %d KV heads of %d, as %s\n", common->positional, j->T, j->shape.kv_heads,
            j->shape.head_size, format);
-    printf("groups    %zu, each with a scale and a minimum\n", j->groups);
+    if (j->groups)
+        printf("groups    %zu, each with a scale%s\n", j->groups,
+               j->format.symmetric ? "" : " and a minimum");
     printf("kept      %d tokens in 16 bits\n", kept);
     printf("error     %.6g root mean square, %.6g at most\n", rms, largest);
     printf("written   %s: %sdequant.npy (%s as float32)\n", folder,

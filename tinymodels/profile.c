@@ -251,7 +251,8 @@ int tm_profile_write(const char *path, const kv_profile *p, const char *comment,
     if (code) return code;
     fprintf(out.f, "kvsink-profile 1\n");
     write_comment(out.f, comment);
-    if (p->weak) fprintf(out.f, "# weak: no outlier reached 100; found by the ratio alone\n");
+    if (p->weak && p->n_stages > 0)
+        fprintf(out.f, "# weak: no outlier reached 100; found by the ratio alone\n");
     fprintf(out.f, "model llama %d %d %d %016" PRIx64 "\n", p->layers, p->width, p->vocab,
             p->hash);
     if (p->n_stages == 0) fprintf(out.f, "# no emergence stage: KVSink will keep nothing\n");
