@@ -22,7 +22,7 @@ three texts) scattered with these standard deviations per window:
 
     bits    KL       perplexity
     2       4 %      4 to 8 %
-    4       5 %      0.5 to 1 %
+    4       5 %      0.5 to 1.5 %
     8       10 %     0.05 %      (KL is 1e-4 there: mostly float32 itself)
 
 The difference of two such draws, over n windows, has sqrt(2 / n) times that.
@@ -384,7 +384,7 @@ class Judge:
             self.report.same(name + ": nothing lost", [got["ppl"], got["kl"], got["top1"]],
                              [got["ppl16"], 0, 1])
             return
-        ppl, kl = {"8": (0.005, 0.4), "4": (0.04, 0.2), "2": (0.3, 0.2)}[bits]
+        ppl, kl = {"8": (0.005, 0.4), "4": (0.06, 0.2), "2": (0.3, 0.2)}[bits]
         self.report.near(name + ": ppl", got["ppl"], want["ppl"], ppl)
         self.report.near(name + ": KL", got["kl"], want["kl"], kl)
 
