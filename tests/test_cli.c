@@ -574,6 +574,9 @@ Test(test_cli, quantize)
         cr_expect(eq(int, status, 0));
     }
     npy_free(&x);
+    run("$K quantize q0/dequant.npy --format 2:channel:16 -o q0");
+    cr_expect(eq(int, status, 2));
+    cr_expect(strstr(errors, "its dequant.npy is the input") != NULL, "%s", errors);
     run("$K quantize x.npy --format 2:channel:16 --keep first:100 -o all");
     cr_expect(eq(int, status, 0), "N larger than the array is legal: %s", errors);
 }

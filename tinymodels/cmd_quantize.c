@@ -12,6 +12,7 @@
 #include "session.h"
 
 typedef struct {
+    const char *path; /* of the input */
     npy_array in;
     int T;
     kv_shape shape;
@@ -106,6 +107,13 @@ static void write_one(tm_out *out, int which, const job *j)
     }
 }
 
+static int is_input(const char *path, const char *input)
+{
+    struct stat a, b;
+    return stat(path, &a) == 0 && stat(input, &b) == 0 && a.st_dev == b.st_dev &&
+           a.st_ino == b.st_ino;
+}
+
 /* All files or none: every one is complete, and known to be on the disk, before the first gets
  * its name. */
 static int write_files(const job *j, const char *folder, int outputs, kv_error *err)
@@ -117,6 +125,9 @@ static int write_files(const job *j, const char *folder, int outputs, kv_error *
         char path[TM_PATH_MAX];
         if (snprintf(path, sizeof path, "%s/%s", folder, name[i]) >= (int)sizeof path)
             code = kv_fail(err, KV_FAIL_USAGE, "-o: the name of the folder is too long");
+        else if (is_input(path, j->path))
+            code = kv_fail(err, KV_FAIL_USAGE, "-o %.400s: its %s is the input, which would be "
+                           "replaced; name another folder", folder, name[i]);
         else code = tm_out_open(&out[i], path, err);
         if (code) break;
         write_one(&out[i], i, j);
@@ -227,8 +238,9 @@ int cmd_quantize(int argc, char **argv)
     if (!cli_parse(&common, &command, argc, argv, &status)) return status;
     if (!format) return cli_say_fail(&command, KV_FAIL_USAGE, "--format is missing");
     if (!folder || !*folder) return cli_say_fail(&command, KV_FAIL_USAGE, "-o DIR is missing");
-    if (read_arguments(&j, format, keep, &err) || read_array(&j, common.positional, &err) ||
-        mark_kept(&j, &err) || quantize(&j, common.positional, &err) ||
+    j.path = common.positional;
+    if (read_arguments(&j, format, keep, &err) || read_array(&j, j.path, &err) ||
+        mark_kept(&j, &err) || quantize(&j, j.path, &err) ||
         write_folder(&j, folder, j.format.kind == KV_INT ? OUTPUTS : 1, &err))
         status = cli_fail(&command, &err);
     else report(&j, &common, folder, j.format.kind == KV_INT ? OUTPUTS : 1);
