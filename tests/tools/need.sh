@@ -14,6 +14,11 @@ header() { # is a C header there?
     printf '#include <%s>\n' "$1" | cc -DPCRE2_CODE_UNIT_WIDTH=8 -E - >/dev/null 2>&1
 }
 
+blas_links() { # a header alone may be another BLAS's
+    printf '#include <cblas.h>\nint main(void) { return cblas_sdot(0, 0, 1, 0, 1) != 0; }\n' |
+        cc -x c - -lopenblas -o /dev/null >/dev/null 2>&1
+}
+
 fuzzer_links() {
     echo 'int LLVMFuzzerTestOneInput(const char *d, long n) { (void)d; return n < 0; }' |
         clang -fsanitize=fuzzer,address,undefined -x c - -o /dev/null
@@ -29,7 +34,7 @@ table() {
     build) cat <<'LIST'
 gcc|the C compiler|command -v cc
 libc6-dev|the C library's headers|header stdio.h
-libopenblas-dev|fast matrix products|header cblas.h
+libopenblas-dev|fast matrix products|blas_links
 libpcre2-dev|regular expressions that split text into words|header pcre2.h
 libcjson-dev|reading and writing JSON|header cjson/cJSON.h
 libstb-dev|writing PNG pictures, hash tables|header stb/stb_image_write.h
