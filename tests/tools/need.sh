@@ -53,6 +53,8 @@ LIST
 developers-reference|English text to run the language model on|test -e /usr/share/developers-reference/developers-reference.txt.gz
 bible-kjv-text|more text: old English that models know by heart|test -e /usr/lib/bible.data
 bible-kjv|the program that prints that text|command -v bible
+debian-faq|modern prose to choose rules by|test -e /usr/share/doc/debian/FAQ/debian-faq.en.txt.gz
+jargon-text|modern essays and stories to report on|test -e /usr/share/doc/jargon-text/jargon.txt.gz
 LIST
     ;;
     numpy) cat <<'LIST'
