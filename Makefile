@@ -23,7 +23,8 @@ endif
 ref      = $(patsubst %.c,$(BUILD)/%.o,$(wildcard ref/*.c))
 tiny     = $(patsubst %.c,$(BUILD)/%.o,$(filter-out tinymodels/main.c tinymodels/bench.c,\
              $(wildcard tinymodels/*.c)))
-suites   = $(patsubst tests/%.c,$(BUILD)/test/%,$(wildcard tests/test_*.c))
+suites   = $(patsubst tests/%.c,$(BUILD)/test/%,$(filter-out tests/test_cuda_%,\
+             $(wildcard tests/test_*.c)))
 tools    = $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(wildcard tests/tools/*.c))
 need     = @sh tests/tools/need.sh
 
@@ -156,10 +157,36 @@ $(BUILD)/cusim: $(sim_tool) $(BUILD)/libcusim.a
 $(BUILD)/cuda/%.cpp: cuda/%.cu $(BUILD)/cusim
 	$(BUILD)/cusim --lower $< >$@.new && mv $@.new $@
 $(BUILD)/cuda/%.o: $(BUILD)/cuda/%.cpp cuda/kv.cuh cuda/sim/sim.h
-	$(CXX) $$($(BUILD)/cusim --flags) -Icuda -c $< -o $@
+	$(CXX) $$($(BUILD)/cusim --flags) -Icuda -Iref -c $< -o $@
 $(BUILD)/test-cuda/%: tests/cuda/%.cpp cuda/kv.cuh $(BUILD)/libcusim.a
 	@mkdir -p $(@D)
 	$(sim_cxx) -Icuda -Iref $< $(BUILD)/libcusim.a -ldl -o $@
+
+# The kernels of cuda/ as a library for C programs: run by the simulator, or for a device by nvcc.
+# Programs that test them know only cuda/kv_cuda.h and are linked with the one or the other.
+kernels  = $(notdir $(basename $(wildcard cuda/*.cu)))
+gpu_arch ?= -arch=native
+nvcc_cxx = $(NVCC) -std=c++17 -O3 -Xcompiler -Wall -Werror all-warnings -Icuda -Iref
+cuda_suites = $(notdir $(basename $(wildcard tests/test_cuda_*.c)))
+cuda_test   = $(CC) $(ALL) -Icuda -Itests
+$(BUILD)/libkvcuda-sim.a: $(patsubst %,$(BUILD)/cuda/%.o,$(kernels)) $(sim_lib)
+	@rm -f $@
+	ar rcs $@ $^
+$(patsubst %,$(BUILD)/cuda/%.o,$(kernels)): cuda/launch.h cuda/kv_cuda.h ref/kv.h
+$(BUILD)/cuda/test_%.o: tests/test_%.c
+	@mkdir -p $(@D)
+	$(cuda_test) -c $< -o $@
+$(BUILD)/test-cuda/test_%: $(BUILD)/cuda/test_%.o $(BUILD)/libkvcuda-sim.a $(BUILD)/libkv.a
+	@mkdir -p $(@D)
+	$(CXX) $^ -o $@ -lcriterion -lcjson -lm -ldl
+.SECONDARY: $(patsubst %,$(BUILD)/cuda/%.o,$(cuda_suites)) $(patsubst %,$(BUILD)/cuda/%.cpp,$(kernels))
+
+.PHONY: test-cuda
+test-cuda: ## test the kernels of cuda/ against ref/, in the simulator
+	$(need) test-cuda build test cuda
+	@$(MAKE) -s --no-print-directory $(patsubst %,$(BUILD)/test-cuda/%,$(cuda_suites))
+	@sh tests/tools/run.sh $(patsubst %,$(BUILD)/test-cuda/%,$(cuda_suites))
+	@sh tests/cuda/compile.sh "$(NVCC)" cuda/*.cu
 
 .PHONY: cusim test-cuda-sim test-cuda-portable
 cusim: ## build build/cusim, which runs a CUDA kernel without a GPU

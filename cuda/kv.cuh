@@ -19,6 +19,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 
 #ifdef __CUDACC__
@@ -80,6 +81,22 @@ KV_DEVICE __nv_bfloat162 kv_bfloat162(uint32_t w) {
 
 /* The name under which the simulator reports an array. */
 template <class T> void kv_name(const T *, const char *) {}
+
+//@ nvcc-device: With nvcc, say which device this is
+inline void kv_describe_device(char *text, size_t size) {
+    cudaDeviceProp p;
+    int driver = 0, runtime = 0;
+    if (cudaGetDeviceProperties(&p, 0) != cudaSuccess) {
+        cudaGetLastError();
+        snprintf(text, size, "no CUDA device");
+        return;
+    }
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&runtime);
+    snprintf(text, size, "%s, sm_%d%d, %d SMs, driver %d.%d, runtime %d.%d",
+             p.name, p.major, p.minor, p.multiProcessorCount, driver / 1000,
+             driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+}
 
 #else
 //@ simulator: Without nvcc, give the words of CUDA a meaning
@@ -610,7 +627,13 @@ template <class K>
 cudaError_t cudaFuncSetAttribute(K, cudaFuncAttribute, int) {
     return cudaSuccess;
 }
+inline void kv_describe_device(char *text, size_t size) {
+    snprintf(text, size, "simulator");
+}
 #endif
+
+//@ finite: Tell numbers from what is none
+KV_DEVICE bool kv_is_finite(float x) { return fabsf(x) <= 3.402823466e38f; }
 
 //@ sums: Sum and find extremes within a warp
 /* All lanes receive the result, the same on every device: the order of the

@@ -240,6 +240,19 @@ static Row all(const Total &t) {
     return s;
 }
 
+//@ sectors-of: Tell a program what an array cost so far
+extern "C" uint64_t sim_sectors(const char *array, int stores) {
+    uint64_t sum = 0;
+    for (const Kernel &k : kernels)
+        for (const auto &item : k.rows) {
+            const Key &key = item.first;
+            bool wanted = !array || labels[size_t(key.label)] == array;
+            if (wanted && !key.shared && (key.use != LOAD) == (stores != 0))
+                sum += item.second.sectors;
+        }
+    return sum;
+}
+
 //@ print: Append a formatted line
 static void print(std::string &out, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

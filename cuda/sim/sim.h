@@ -168,12 +168,15 @@ int report();
 /* For programs that link kernels and the simulator. order: 0 ascending, 1
  * descending, 2 strided, 3 shuffled with that seed. sim_findings is their
  * number so far; sim_report prints them, after the tables if asked, and
- * sim_forget begins anew. */
+ * sim_forget begins anew. sim_sectors: sectors of global memory that all
+ * kernels so far have loaded (stores 0) or stored and changed (1), of arrays
+ * of that name, or of all (NULL). */
 extern "C" {
 void sim_order(int order, uint64_t seed);
 long sim_findings(void);
 void sim_report(int with_tables);
 void sim_forget(void);
+uint64_t sim_sectors(const char *array, int stores);
 }
 
 //@ arrays: Make arrays for a launch line

@@ -1,0 +1,84 @@
+//@ top: Offer the kernels to C programs
+/* kv_cuda.h - the C interface of cuda/. A program in C includes this header
+ * and links the object files of cuda/, made by nvcc for a GPU, or by an
+ * ordinary compiler with the simulator (make build/libkvcuda-sim.a).
+ *
+ * Conventions are those of ref/kv.h, and besides:
+ *   - Arrays live on the device (kv_cuda_alloc) unless a line says "host".
+ *   - version 0 lets the launcher choose a kernel by shape; 1, 2, ... name
+ *     kernel k01, k02, ... of the file, each correct for any shape that its
+ *     launcher does not refuse.
+ *   - A launcher looks at sizes and pointers first. What cannot be is
+ *     KV_FAIL_USAGE with a message, and no kernel has been started.
+ *   - Launchers do not wait. Copies do.
+ *   - What ref/ finds wrong with the numbers, kernels note in a word on the
+ *     device: the smallest index of an element that is no good. One word
+ *     serves any number of launches. kv_cuda_fault waits and looks. */
+#ifndef KV_CUDA_H
+#define KV_CUDA_H
+
+#include "kv.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+//@ device: Get memory on the device, and copy
+/* NULL: no memory, or no device; bytes = 0 gives a pointer all the same. */
+void *kv_cuda_alloc(size_t bytes, kv_error *err);
+void kv_cuda_free(void *p); /* NULL is nothing */
+
+/* Copies wait for all that was launched before. */
+int kv_cuda_upload(void *device, const void *host, size_t bytes,
+                   kv_error *err);
+int kv_cuda_download(void *host, const void *device, size_t bytes,
+                     kv_error *err);
+
+/* Wait for what was launched; KV_FAIL_RUN if any of it failed. */
+int kv_cuda_wait(kv_error *err);
+
+/* "Simulator", or the device's name and what it can do. Returns text. */
+char *kv_cuda_device(char *text, size_t size);
+
+//@ fault: Learn what a kernel found wrong with its input
+typedef unsigned long long kv_fault; /* an index; all ones: nothing */
+
+/* A new word, which says nothing; NULL as kv_cuda_alloc. */
+kv_fault *kv_cuda_fault_new(kv_error *err);
+
+/* Wait, look and forget: KV_FAIL_RUN naming `what` and the element, or
+ * KV_OK. *index (host, or NULL) is the element's number. */
+int kv_cuda_fault(kv_fault *fault, unsigned long long *index,
+                  const char *what, kv_error *err);
+
+//@ softmax: Chapter 1: softmax of rows of scores
+typedef enum { KV_SOFTMAX_PLAIN, KV_SOFTMAX_ONE, KV_SOFTMAX_LEARNED }
+    kv_softmax_kind;
+
+/* Rows of attention from scores, as kv_softmax, kv_softmax1, kv_softmax_sink.
+ *   p, s  [H][n][past+n]; query i sees columns 0..past+i, and p is 0 beyond
+ *         (s is not read there). p may be s. One row of m scores is H = 1,
+ *         n = 1, past = m-1; R of them H = R.
+ *   rest  [H][n] what the sink takes, or NULL
+ *   sink  [H] learned logits for KV_SOFTMAX_LEARNED, else NULL
+ * fault: a visible score that is not finite, by its index in s; a sink logit
+ * counts as element H*n*(past+n) + h. Then p and rest are of no use.
+ * H = 0 or n = 0 is nothing. */
+int kv_cuda_softmax(float *p, float *rest, const float *s, const float *sink,
+                    kv_softmax_kind kind, int H, int n, int past,
+                    kv_fault *fault, int version, kv_error *err);
+enum { KV_CUDA_SOFTMAX_VERSIONS = 4 };
+
+//@ sinks: Chapter 1: how much attention each key receives
+/* alpha [H][T] (double) of rows [H][T][T], each head as kv_sink_alpha. fault:
+ * an entry on or below the diagonal that is not finite. Version 3 wants T to
+ * be a multiple of 4. */
+int kv_cuda_sink_alpha(double *alpha, const float *rows, int H, int T,
+                       kv_fault *fault, int version, kv_error *err);
+enum { KV_CUDA_ALPHA_VERSIONS = 3 };
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
