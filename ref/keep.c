@@ -1,152 +1,17 @@
 //@ top: Choose which tokens stay in sixteen bits
-/* A rule is a short text such as first:5 or kvsink:5@4/all. Applied to a
- * prompt it gives every layer an ascending list of positions. Rules know
- * nothing of formats, and formats nothing of rules: what a cache does with the
- * list is its own affair.
+/* A keep rule (keep_text.c has the grammar), applied to a prompt, gives every
+ * layer an ascending list of positions. Rules know nothing of formats, and
+ * formats nothing of rules: what a cache does with the list is its own affair.
  *
- *     RULE[/LAYERS][+decode]
- *     none | first:N | positions:3,17 | ids:1,2 | ids:learned
- *     kvsink:K[@S] | kvsink:auto[@S]
- *
- * S is a stage's layer, `each` (every stage's set replaces the one before) or
- * `join` (is added to it); without it the stage with the largest ratio. LAYERS
- * is after (those behind the stage, the default of kvsink), all (the default
- * of the others), or a range such as 12-29. +decode applies the rule to tokens
- * that are generated, too; without it only tokens of the prompt are kept. */
-#include <stdlib.h>
+ * Some rules need only positions and token ids. The others ask something of a
+ * pass without quantization, and keep what answers loudest: one channel of the
+ * residual stream (KVSink), any of its channels (toph, RotateKV), the
+ * attention received (attention, criterion), the size of keys. What they ask
+ * is computed in keep_score.c and kvsink.c; here the answers become lists. */
+#include <math.h>
 #include <string.h>
 
 #include "kv.h"
-
-//@ number: Read a whole number at *text
-static int number(int *value, const char **text)
-{
-    char *end;
-    if (**text < '0' || **text > '9')
-        return 0;
-    long v = strtol(*text, &end, 10);
-    if (v > 100000000)
-        return 0;
-    *value = (int)v;
-    *text = end;
-    return 1;
-}
-
-static int word(const char *w, const char **text)
-{
-    size_t n = strlen(w);
-    if (strncmp(*text, w, n))
-        return 0;
-    *text += n;
-    return 1;
-}
-
-//@ list: Read numbers separated by commas, and sort them
-static int compare_ints(const void *a, const void *b)
-{
-    int x = *(const int *)a, y = *(const int *)b;
-    return (x > y) - (x < y);
-}
-
-static int number_list(kv_keep_rule *r, const char **text)
-{
-    do {
-        if (r->n_list == KV_LIST_MAX || !number(&r->list[r->n_list], text))
-            return 0;
-        r->n_list++;
-    } while (word(",", text));
-    qsort(r->list, (size_t)r->n_list, sizeof *r->list, compare_ints);
-    int n = 0;
-    for (int i = 0; i < r->n_list; i++)
-        if (n == 0 || r->list[i] != r->list[n - 1])
-            r->list[n++] = r->list[i];
-    r->n_list = n;
-    return 1;
-}
-
-//@ stage: Read which stages are meant
-static int parse_stage(kv_keep_rule *r, const char **text)
-{
-    if (!word("@", text))
-        return 1;
-    if (word("each", text))
-        r->stage = KV_STAGE_EACH;
-    else if (word("join", text))
-        r->stage = KV_STAGE_JOIN;
-    else {
-        r->stage = KV_STAGE_AT;
-        return number(&r->stage_layer, text);
-    }
-    return 1;
-}
-
-//@ rule: Read the part before the slash
-static int parse_rule(kv_keep_rule *r, const char **text)
-{
-    r->layers = KV_LAYERS_ALL;
-    if (word("none", text)) {
-        r->kind = KV_KEEP_NONE;
-        return 1;
-    }
-    if (word("first:", text)) {
-        r->kind = KV_KEEP_FIRST;
-        return number(&r->k, text);
-    }
-    if (word("positions:", text)) {
-        r->kind = KV_KEEP_POSITIONS;
-        return number_list(r, text);
-    }
-    if (word("ids:", text)) {
-        r->kind = KV_KEEP_IDS;
-        r->learned = word("learned", text);
-        return r->learned || number_list(r, text);
-    }
-    r->kind = KV_KEEP_KVSINK;
-    r->layers = KV_LAYERS_AFTER;
-    if (!word("kvsink:", text))
-        return 0;
-    if (word("auto", text))
-        r->k = -1;
-    else if (!number(&r->k, text))
-        return 0;
-    return parse_stage(r, text);
-}
-
-//@ layers: Read the part behind the slash
-static int parse_layers(kv_keep_rule *r, const char **text)
-{
-    if (!word("/", text))
-        return 1;
-    if (word("after", text)) {
-        r->layers = KV_LAYERS_AFTER;
-        return r->kind == KV_KEEP_KVSINK;
-    }
-    if (word("all", text)) {
-        r->layers = KV_LAYERS_ALL;
-        return 1;
-    }
-    r->layers = KV_LAYERS_RANGE;
-    return number(&r->first_layer, text) && word("-", text) &&
-           number(&r->last_layer, text) && r->first_layer <= r->last_layer;
-}
-
-//@ parse: Read a whole rule
-int kv_keep_parse(kv_keep_rule *r, const char *text, kv_error *err)
-{
-    const char *at = text;
-    memset(r, 0, sizeof *r);
-    int ok = parse_rule(r, &at) && parse_layers(r, &at);
-    if (ok)
-        r->decode = word("+decode", &at);
-    if (ok && *at == 0)
-        return KV_OK;
-    return kv_fail(err, KV_FAIL_USAGE, "keep rule '%s': cannot read '%s'; "
-                   "expected none, first:N, positions:3,17, ids:1,2, "
-                   "ids:learned, kvsink:K[@S] or kvsink:auto[@S] (S a stage's "
-                   "layer, each or join), then optionally /after (kvsink "
-                   "only), /all or a range /12-29, then +decode; lists have "
-                   "at most %d numbers", text, at, KV_LIST_MAX);
-}
 
 //@ sets: Add positions to a layer's list
 static int *list_of(const kv_keep *keep, int layer)
@@ -219,10 +84,14 @@ static int stage_set(int *position, int *capped, const kv_keep_rule *r,
     return n;
 }
 
-//@ covers: Leave out the layers that a range does not name
-/* Only /a-b leaves layers out by their number. */
-static int covers(const kv_keep_rule *r, int layer)
+//@ covers: Leave out the layers that a rule does not protect
+/* kvsink's /after depends on the stage in question (stage_speaks, below). */
+static int covers(const kv_keep_rule *r, const kv_profile *p, int layer)
 {
+    if (r->layers == KV_LAYERS_AFTER && r->kind != KV_KEEP_KVSINK) {
+        int s = kv_profile_largest(p);
+        return s >= 0 && layer > p->stage[s].layer;
+    }
     return r->layers != KV_LAYERS_RANGE ||
            (layer >= r->first_layer && layer <= r->last_layer);
 }
@@ -237,7 +106,7 @@ static int stage_speaks(const kv_keep_rule *r, const kv_profile *p, int chosen,
     int first_layer = p->stage[0].layer;
     int early = layer <= first_layer;
     int at = p->stage[stage].layer;
-    if (!covers(r, layer))
+    if (!covers(r, p, layer))
         return 0;
     if (r->stage == KV_STAGE_LARGEST || r->stage == KV_STAGE_AT) {
         int one = r->stage == KV_STAGE_AT ? at == r->stage_layer
@@ -294,6 +163,93 @@ static int kvsink_sets(kv_keep *keep, int *capped, const kv_keep_rule *r,
     return KV_OK;
 }
 
+//@ eligible: List the tokens that may be chosen
+/* into found[T..]; returns how many. attention:K-sinks leaves out what any
+ * stage's own threshold would keep. */
+static int eligible(const kv_keep_rule *r, const kv_keep_input *in)
+{
+    int *list = in->found + in->T, n = in->T;
+    for (int t = 0; t < n; t++)
+        list[t] = t;
+    for (int s = 0; r->without_sinks && s < in->profile->n_stages; s++) {
+        int capped, left = 0, at = 0;
+        int sinks = kv_above_threshold(in->found, &capped,
+                                       in->h + (size_t)s * (size_t)in->T,
+                                       in->T, in->profile->stage[s].threshold,
+                                       in->scratch);
+        for (int i = 0; i < n; i++) {
+            while (at < sinks && in->found[at] < list[i])
+                at++;
+            if (at == sinks || in->found[at] != list[i])
+                list[left++] = list[i];
+        }
+        n = left;
+    }
+    return n;
+}
+
+//@ ranked: Choose a layer's tokens by their scores
+/* among the n eligible ones; into found, returns how many. */
+static int ranked(const kv_keep_rule *r, const kv_keep_input *in, int layer,
+                  int n)
+{
+    const double *score = in->score + (size_t)layer * (size_t)in->T;
+    const int *list = in->found + in->T;
+    float *x = in->scratch, *sorted = x + in->T;
+    for (int i = 0; i < n; i++)
+        x[i] = (float)score[list[i]];
+    int chosen = r->kind == KV_KEEP_SMALLKEYS
+                     ? kv_smallest(in->found, x, n, r->k, sorted)
+                     : kv_top_magnitudes(in->found, x, n, r->k, sorted);
+    for (int i = 0; i < chosen; i++)
+        in->found[i] = list[in->found[i]];
+    return chosen;
+}
+
+//@ layer-set: Give one layer its tokens
+/* n: those that may be chosen, or, of a rule with one set for all layers, the
+ * number of its tokens in found. */
+static int layer_set(kv_keep *keep, int layer, const kv_keep_rule *r,
+                     const kv_keep_input *in, int n)
+{
+    switch (r->kind) {
+    case KV_KEEP_NONE:
+        return 1;
+    case KV_KEEP_FIRST:
+    case KV_KEEP_POSITIONS:
+    case KV_KEEP_IDS:
+        return fixed_set(keep, layer, r, in);
+    case KV_KEEP_ROTATEKV:
+        return insert_all(keep, layer, list_of(in->own, layer),
+                          in->own->count[layer]);
+    case KV_KEEP_CRITERION:
+    case KV_KEEP_RANDOM:
+        return insert_all(keep, layer, in->found, n);
+    default:
+        n = ranked(r, in, layer, n);
+        return insert_all(keep, layer, in->found, n);
+    }
+}
+
+//@ other-sets: Apply a rule that asks no stage
+static int other_sets(kv_keep *keep, const kv_keep_rule *r,
+                      const kv_keep_input *in, kv_error *err)
+{
+    int n = 0;
+    if (r->kind == KV_KEEP_RANDOM)
+        n = kv_random_positions(in->found, r->seed, in->T, r->k);
+    else if (r->kind == KV_KEEP_CRITERION)
+        n = kv_criterion_tokens(in->found, in->score, keep->layers, in->T,
+                                r->multiplier);
+    else if (in->score)
+        n = eligible(r, in);
+    for (int l = 0; l < keep->layers; l++)
+        if (covers(r, in->profile, l) && !layer_set(keep, l, r, in, n))
+            return kv_fail(err, KV_FAIL_RUN, "more than %d positions to keep",
+                           keep->capacity);
+    return KV_OK;
+}
+
 //@ check: Refuse a rule that does not fit the text or the model
 static int check_rule(const kv_keep *keep, const kv_keep_rule *r,
                       const kv_keep_input *in, kv_error *err)
@@ -307,11 +263,35 @@ static int check_rule(const kv_keep *keep, const kv_keep_rule *r,
         return kv_fail(err, KV_FAIL_USAGE, "keep rule: position %d is outside "
                        "the text of %d tokens", r->list[r->n_list - 1],
                        in->T);
-    if ((r->kind == KV_KEEP_KVSINK || r->learned) && !in->profile)
+    if (kv_keep_needs_profile(r) && !in->profile)
         return kv_fail(err, KV_FAIL_USAGE, "keep rule: %s needs what 'kvsink "
                        "calibrate' learned about the model; run it and name "
                        "its output with --profile",
-                       r->learned ? "ids:learned" : "kvsink");
+                       r->kind == KV_KEEP_KVSINK ? "kvsink"
+                       : r->learned              ? "ids:learned"
+                       : r->without_sinks        ? "attention:K-sinks"
+                                                 : "/after");
+    return KV_OK;
+}
+
+//@ check-input: Refuse a rule without the scores that it reads
+static int check_input(const kv_keep *keep, const kv_keep_rule *r,
+                       const kv_keep_input *in, kv_error *err)
+{
+    if (r->kind == KV_KEEP_GREEDY)
+        return kv_fail(err, KV_FAIL_USAGE, "keep rule: greedy tries tokens one "
+                       "by one, which eval and sweep do on whole windows; "
+                       "choose another rule here");
+    if (r->kind < KV_KEEP_ROTATEKV || r->kind == KV_KEEP_RANDOM)
+        return KV_OK;
+    if (r->kind == KV_KEEP_ROTATEKV ? !in->own : !in->score)
+        return kv_fail(err, KV_FAIL_USAGE, "keep rule: it chooses by what a "
+                       "pass without quantization shows, and none was made");
+    size_t T = (size_t)in->T, n = (size_t)keep->layers * T;
+    for (size_t i = 0; r->kind != KV_KEEP_ROTATEKV && i < n; i++)
+        if (!isfinite(in->score[i]))
+            return kv_fail(err, KV_FAIL_RUN, "keep rule: the score of token "
+                           "%zu in layer %zu is not finite", i % T, i / T);
     return KV_OK;
 }
 
@@ -321,13 +301,11 @@ int kv_keep_build(kv_keep *keep, int *capped, const kv_keep_rule *r,
 {
     int bound = 0, bad = check_rule(keep, r, in, err);
     memset(keep->count, 0, (size_t)keep->layers * sizeof *keep->count);
-    if (!bad && r->kind == KV_KEEP_KVSINK)
-        bad = kvsink_sets(keep, &bound, r, in, err);
-    int fixed = r->kind != KV_KEEP_NONE && r->kind != KV_KEEP_KVSINK;
-    for (int l = 0; l < keep->layers && !bad && fixed; l++)
-        if (covers(r, l) && !fixed_set(keep, l, r, in))
-            bad = kv_fail(err, KV_FAIL_RUN, "more than %d positions to keep",
-                          keep->capacity);
+    if (!bad)
+        bad = check_input(keep, r, in, err);
+    if (!bad)
+        bad = r->kind == KV_KEEP_KVSINK ? kvsink_sets(keep, &bound, r, in, err)
+                                        : other_sets(keep, r, in, err);
     if (capped)
         *capped = bound;
     return bad;

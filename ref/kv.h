@@ -529,32 +529,89 @@ typedef struct {
     int *position; /* [layers][capacity] */
 } kv_keep;
 
-typedef enum { KV_KEEP_NONE, KV_KEEP_FIRST, KV_KEEP_POSITIONS, KV_KEEP_IDS,
-               KV_KEEP_KVSINK } kv_keep_kind;
-typedef enum { KV_LAYERS_AFTER, KV_LAYERS_ALL, KV_LAYERS_RANGE } kv_keep_layers;
+typedef enum {
+    KV_KEEP_NONE, KV_KEEP_FIRST, KV_KEEP_POSITIONS, KV_KEEP_IDS, KV_KEEP_KVSINK,
+    KV_KEEP_ROTATEKV, KV_KEEP_TOPH, KV_KEEP_ATTENTION, KV_KEEP_CRITERION,
+    KV_KEEP_RANDOM, KV_KEEP_BIGKEYS, KV_KEEP_SMALLKEYS, KV_KEEP_GREEDY
+} kv_keep_kind;
+typedef enum { KV_LAYERS_ALL, KV_LAYERS_AFTER, KV_LAYERS_RANGE } kv_keep_layers;
 typedef enum { KV_STAGE_LARGEST, KV_STAGE_AT, KV_STAGE_EACH, KV_STAGE_JOIN }
     kv_keep_stage;
 
 #define KV_LIST_MAX 256 /* positions: and ids: name at most so many */
+#define KV_KEEP_BEST "kvsink:auto@each/all" /* what kvsink:best stands for */
 
 //@ keep-rule: Chapter 5: write such a choice as a short text
 typedef struct {
     kv_keep_kind kind;
-    int k;                     /* first:N, kvsink:K; -1 for kvsink:auto */
+    int k;                     /* N or K; -1 for kvsink:auto */
     kv_keep_stage stage;
     int stage_layer;           /* KV_STAGE_AT */
     kv_keep_layers layers;
     int first_layer, last_layer; /* KV_LAYERS_RANGE, inclusive */
     int decode;                /* +decode */
     int learned;               /* ids:learned, those of the profile */
+    int best;                  /* was written kvsink:best */
+    int without_sinks;         /* attention:K-sinks */
+    double multiplier;         /* M of criterion */
+    uint64_t seed;             /* of random */
     int n_list;                /* positions: or ids: */
     int list[KV_LIST_MAX];
 } kv_keep_rule;
 
 /* RULE[/LAYERS][+decode], e.g. first:5, positions:3,17, ids:1,2, ids:learned,
- * kvsink:5@4/all. The file ref/keep.c opens with the grammar. KV_FAIL_USAGE
- * otherwise. */
+ * kvsink:5@4/all, toph:5, random:5:42. The file ref/keep_text.c opens with the
+ * grammar. KV_FAIL_USAGE otherwise, and for +decode with a rule that cannot
+ * judge a token alone. */
 int kv_keep_parse(kv_keep_rule *r, const char *text, kv_error *err);
+
+/* 1 if the rule cannot do without a profile: kvsink, ids:learned,
+ * attention:K-sinks, and any rule with /after. */
+int kv_keep_needs_profile(const kv_keep_rule *r);
+
+//@ keep-score: Chapter 5: score tokens by size, attention or key norm
+/* The largest |x| of each row, and each row's Euclidean norm; x [T][C]. Sums
+ * of norms run in double, in the order of the channels. C = 0 gives 0. The
+ * first scores residuals (RotateKV's question, one token at a time), the
+ * second keys over all KV heads; RoPE does not change a norm. Ours. */
+void kv_row_peaks(double *peak, const float *x, int T, int C);
+void kv_row_norms(double *norm, const float *x, int T, int C);
+
+/* Add the attention that n more queries give, behind `past` earlier ones, to
+ * sum[past+n] (what is new there starts at 0). rows [H][n][past+n]. However
+ * the queries are cut into calls, the sums are the same to the bit. */
+void kv_attention_add(double *sum, const float *rows, int H, int past, int n);
+
+/* From such sums to a[T]: the mean over H heads and over the T-t queries that
+ * could see key t. a may be sum. */
+void kv_attention_mean(double *a, const double *sum, int H, int T);
+
+//@ keep-choose: Chapter 5: choose tokens from their scores
+/* The K smallest x[T] >= 0, positions ascending; returns how many. The mirror
+ * of kv_top_magnitudes: within one part in a thousand of the K-th smallest
+ * counts as equal, lower positions win. scratch: T floats. Ours. */
+int kv_smallest(int *position, const float *x, int T, int K, float *scratch);
+
+/* The tokens that hold the 20 largest entries |x| of x [T][C], at most 20,
+ * ascending; returns how many. Compared exactly, the first of equals (token,
+ * then channel) wins. Source: RotateKV, section on attention sinks. */
+#define KV_ROTATEKV_ENTRIES 20
+int kv_rotatekv_tokens(int *position, const float *x, int T, int C);
+
+/* min(K, T) distinct positions, ascending, the same on every machine: the
+ * generator splitmix64 from seed, each number modulo T, drawn again if it was
+ * taken. Returns how many. Ours. */
+int kv_random_positions(int *position, uint64_t seed, int T, int K);
+
+/* a[L][T], attention received per layer. Token t's criterion is the mean over
+ * the layers minus M times their (population) standard deviation: attention
+ * that all layers agree on. L >= 1. The set: the 5 largest, all if T < 5,
+ * ascending; compared exactly, lower positions first. Returns how many.
+ * Source: some summaries of KVSink (SPEC 0.7); not in the paper. */
+#define KV_CRITERION_TOKENS 5
+double kv_criterion(const double *a, int L, int T, int t, double M);
+int kv_criterion_tokens(int *position, const double *a, int L, int T,
+                        double M);
 
 //@ kvsink: Chapter 6: predict sinks before attention is computed
 typedef struct {
@@ -613,21 +670,32 @@ int kv_ids_learned(int *ids, const int *seen, const int *sunk, int vocab);
 int kv_profile_largest(const kv_profile *p);
 
 //@ keep-build: Chapter 6: apply a rule to a text
-/* What a rule needs to know about the text. */
+/* What a rule needs to know about the text. All of it comes from one pass
+ * without quantization; what a rule does not read may be NULL. L: the layers
+ * of the keep set. */
 typedef struct {
     int T;
     const int *tokens;        /* [T] */
-    const kv_profile *profile; /* for kvsink and ids:learned, else NULL */
-    const float *h;           /* [n_stages][T]: H^layer[t, channel] */
-    float *scratch;           /* [T] */
-    int *found;               /* [T] scratch; both for kvsink only */
+    const kv_profile *profile; /* where kv_keep_needs_profile, else NULL */
+    const float *h;           /* [n_stages][T]: H^layer[t, channel]; kvsink,
+                                 attention:K-sinks */
+    float *scratch;           /* [2*T] */
+    int *found;               /* [2*T] scratch */
+    const double *score;      /* [L][T] of the rule, per layer:
+                                 toph: kv_row_peaks of the layer's input;
+                                 attention, criterion: kv_attention_mean;
+                                 bigkeys, smallkeys: kv_row_norms of keys */
+    const kv_keep *own;       /* rotatekv: kv_rotatekv_tokens of each layer's
+                                 input; may be any lists */
 } kv_keep_input;
 
 /* keep: layers and arrays set up by the caller, capacity >= T or enough
  * (KV_FAIL_RUN if not). *capped (or NULL) is 1 if an auto rule met its cap in a
  * layer that it covers. A model without emergence stages gives kvsink an
- * empty set. KV_FAIL_USAGE: a position outside the text, a layer outside the
- * model, a stage that the profile lacks, or no profile where one is needed. */
+ * empty set, and so /after with any rule. KV_FAIL_USAGE: a position outside
+ * the text, a layer outside the model, a stage that the profile lacks, no
+ * profile or no score where one is needed, and greedy, which is found by
+ * trying (tinymodels/greedy.h). KV_FAIL_RUN: a score that is not finite. */
 int kv_keep_build(kv_keep *keep, int *capped, const kv_keep_rule *r,
                   const kv_keep_input *in, kv_error *err);
 

@@ -254,7 +254,6 @@ Test(test_analysis, a_model_without_outliers_has_no_stage)
     kv_keep keep;
     kv_keep_rule rule;
     cr_assert(eq(int, kv_keep_parse(&rule, "kvsink:5", &err), 0));
-    cr_expect(eq(int, tm_keep_needs_h(&rule, &c.profile), 0));
     cr_assert(eq(int, tm_keep_init(&keep, TINY_LAYERS, T, &err), 0));
     cr_expect(eq(int, tm_keep_build(&keep, NULL, &rule, text, T, &c.profile, NULL, &err), 0));
     for (int l = 0; l < TINY_LAYERS; l++) cr_expect(eq(int, keep.count[l], 0));
@@ -277,7 +276,6 @@ Test(test_analysis, kvsink_keeps_the_planted_sink_behind_its_layer)
     tm_stage_probes(&probe, &c.profile);
     cr_assert(eq(int, tm_probe_run(h, &probe, 1, &engine, text, T, &err), 0));
     cr_assert(eq(int, kv_keep_parse(&rule, "kvsink:auto", &err), 0));
-    cr_expect(eq(int, tm_keep_needs_h(&rule, &c.profile), 1));
     cr_assert(eq(int, tm_keep_init(&keep, TINY_LAYERS, T, &err), 0));
     cr_assert(eq(int, tm_keep_build(&keep, &capped, &rule, text, T, &c.profile, h, &err), 0));
     for (int l = 0; l < TINY_LAYERS; l++) {

@@ -346,7 +346,7 @@ static void keep_set(kv_keep *keep, const kv_keep_rule *rule, const int *ids, in
     tm_probe probe[4];
     float h[MOST];
     tm_stage_probes(probe, profile);
-    if (tm_keep_needs_h(rule, profile))
+    if (profile->n_stages)
         OK(tm_probe_run(h, probe, profile->n_stages, &m.engine, ids, T, err));
     OK(tm_keep_init(keep, L, MOST, err));
     OK(tm_keep_build(keep, NULL, rule, ids, T, profile, h, err));

@@ -385,9 +385,11 @@ static int keep(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *
         p.ids = vec_ints(in, "learned", &p.n_ids);
     }
     p.stage = stage;
-    kv_keep_input k = {T, vec_ints(in, "ids", NULL), vec_has(in, "stages") ? &p : NULL,
-                       vec_has(in, "h") ? vec_floats(in, "h", NULL) : NULL,
-                       check_floats((size_t)T), calloc((size_t)T + 1, sizeof(int))};
+    kv_keep_input k = {.T = T, .tokens = vec_ints(in, "ids", NULL),
+                       .profile = vec_has(in, "stages") ? &p : NULL,
+                       .h = vec_has(in, "h") ? vec_floats(in, "h", NULL) : NULL,
+                       .scratch = check_floats(2 * (size_t)T),
+                       .found = calloc(2 * (size_t)T + 1, sizeof(int))};
     int bad = kv_keep_parse(&r, vec_text(in, "keep"), err);
     if (!bad)
         bad = keep_layers(out, &r, &k, L, err);
@@ -413,8 +415,8 @@ static int predict(cJSON *out, const cJSON *in, const cJSON *parameters, kv_erro
     kv_profile p;
     const char *text = vec_text(in, "profile");
     int T, *ids = vec_ints(in, "ids", &T), L = vec_int(in, "layers"), C = vec_int(in, "width");
-    float *H = vec_floats(in, "H", NULL), *scratch = check_floats((size_t)T);
-    int *found = calloc((size_t)T + 1, sizeof *found), capped;
+    float *H = vec_floats(in, "H", NULL), *scratch = check_floats(2 * (size_t)T);
+    int *found = calloc(2 * (size_t)T + 1, sizeof *found), capped;
     int bad = tm_profile_parse(&p, text, strlen(text), "profile", err);
     if (!bad)
         bad = kv_keep_parse(&r, vec_text(in, "keep"), err);
@@ -436,7 +438,8 @@ static int predict(cJSON *out, const cJSON *in, const cJSON *parameters, kv_erro
         for (int i = 0; i < n; i++)
             cJSON_AddItemToArray(values, cJSON_CreateNumber(h[s * T + found[i]]));
     }
-    kv_keep_input k = {T, ids, &p, h, scratch, found};
+    kv_keep_input k = {.T = T, .tokens = ids, .profile = &p, .h = h, .scratch = scratch,
+                       .found = found};
     return keep_layers(out, &r, &k, L, err);
 }
 

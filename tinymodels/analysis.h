@@ -8,6 +8,7 @@
 #ifndef TM_ANALYSIS_H
 #define TM_ANALYSIS_H
 
+#include "evidence.h"
 #include "kv.h"
 
 #ifdef __cplusplus
@@ -113,20 +114,6 @@ typedef struct {
 int tm_calibrate(tm_calibration *c, const tm_engine *e, const int *const *prompt,
                  const int *length, int n, tm_progress *progress, void *self, kv_error *err);
 void tm_calibration_free(tm_calibration *c);
-
-/* -------------------------------------------------------------- keep sets */
-
-/* A keep set with room for T positions in each of the layers. */
-int tm_keep_init(kv_keep *keep, int layers, int T, kv_error *err);
-void tm_keep_free(kv_keep *keep);
-
-/* The keep set of a rule for T tokens. h [n_stages][T] may be NULL unless the rule asks for
- * it (kvsink). *capped (may be NULL): an auto rule met its cap. keep comes from tm_keep_init. */
-int tm_keep_build(kv_keep *keep, int *capped, const kv_keep_rule *rule, const int *tokens, int T,
-                  const kv_profile *profile, const float *h, kv_error *err);
-
-/* 1 if the rule reads h, so that somebody must collect it first. */
-int tm_keep_needs_h(const kv_keep_rule *rule, const kv_profile *profile);
 
 #ifdef __cplusplus
 }

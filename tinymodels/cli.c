@@ -469,9 +469,7 @@ static void print_help(const cli_command *c)
                "        AXIS channel (GROUP consecutive tokens of one channel) or token\n"
                "        (GROUP consecutive channels of one token); GROUP a number or all;\n"
                "        sym: no minimum; pre: keys before RoPE. For example 2:channel:32\n"
-               "KEEP    none, first:N, positions:3,17, ids:1,2, ids:learned, kvsink:K,\n"
-               "        kvsink:auto; @LAYER, @each or @join choose stages of the profile;\n"
-               "        /after, /all or /12-29 the layers; +decode adds generated tokens\n");
+               CLI_KEEP_HELP "\n");
     if (c->details) printf("\n%s\n", c->details);
     printf("\nexamples:\n");
     for (int i = 0; c->examples && c->examples[i]; i++) printf("  %s\n", c->examples[i]);
@@ -587,9 +585,10 @@ static int blame(const char *option, kv_error *err)
 int cli_keep_rule(kv_keep_rule *rule, const char *text, const char *profile, kv_error *err)
 {
     if (kv_keep_parse(rule, text, err)) return blame("--keep", err);
-    if ((rule->kind == KV_KEEP_KVSINK || rule->learned) && !profile)
+    if (kv_keep_needs_profile(rule) && !profile)
         return kv_fail(err, KV_FAIL_USAGE, "--keep %.100s needs what 'kvsink calibrate' learned about "
                        "the model; run it and name its output with --profile", text);
+    if (rule->best) cli_note("kvsink:best = %s", KV_KEEP_BEST);
     return KV_OK;
 }
 

@@ -131,6 +131,27 @@ int cli_check_text(const char *text, size_t n, const char *what, kv_error *err);
 
 /* ------------------------------------------------------------------ cache */
 
+/* What --help says of KEEP, without the last line's end. */
+#define CLI_KEEP_HELP \
+    "KEEP    RULE[/LAYERS][+decode]; h, attention and keys are those of the pass\n" \
+    "        without quantization over the same tokens\n" \
+    "  none, first:N, positions:3,17\n" \
+    "  ids:1,2 | ids:learned     position 0 and every occurrence of these token ids\n" \
+    "  kvsink:K[@S]              the K largest |h| of a stage of the profile; S: its\n" \
+    "                            layer, each, join (default: the largest ratio)\n" \
+    "  kvsink:auto[@S]           what passes the stage's threshold\n" \
+    "  kvsink:best               what we recommend: " KV_KEEP_BEST "\n" \
+    "  rotatekv, toph:K          the largest |h| of any channel, layer by layer\n" \
+    "  attention:K[-sinks]       most attention received; -sinks: kvsink:auto@join's\n" \
+    "                            tokens left out\n" \
+    "  criterion[:M]             attention received, mean minus M deviations over\n" \
+    "                            layers; in whole windows it sees the future: an\n" \
+    "                            upper bound (a 16-bit shadow of everything)\n" \
+    "  random:K:SEED, bigkeys:K, smallkeys:K   controls: by chance, by key norms\n" \
+    "  greedy:K                  tried out one by one (eval; at most 256 tokens)\n" \
+    "  /after: layers behind the stage (kvsink's default; other rules: behind the one\n" \
+    "  of the largest ratio), /all, /12-29; +decode keeps generated tokens, too"
+
 typedef struct {
     char keys_text[64], values_text[64]; /* as given, or what the preset expands to */
     kv_format keys, values;
@@ -140,8 +161,8 @@ typedef struct {
     const char *profile; /* path or NULL */
 } cli_cache;
 
-/* A KEEP. kvsink: and ids:learned need a profile (path, or NULL): without one that is an error which
- * names calibrate, found before anything is computed. */
+/* A KEEP. Where kv_keep_needs_profile, having none (profile: path, or NULL) is an error which names
+ * calibrate, found before anything is computed. kvsink:best prints what it stands for as a note. */
 int cli_keep_rule(kv_keep_rule *rule, const char *text, const char *profile, kv_error *err);
 
 /* Reads the CACHE options. A preset prints what it expands to (standard error). Whether formats

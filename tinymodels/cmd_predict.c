@@ -14,7 +14,8 @@ typedef struct {
     kv_profile profile; /* all zeros without --profile */
     int has_profile;
     int *ids, n;
-    float *h;           /* [stages][n] */
+    tm_evidence *evidence;
+    const float *h;     /* [stages][n], the evidence's */
     kv_keep keep;       /* what the rule says */
     kv_keep own;        /* row i: stage i's own set */
     int capped;
@@ -46,30 +47,34 @@ static int predict_stages(prediction *p, kv_error *err)
     return KV_OK;
 }
 
+/* The pass without quantization, watched for what the rule reads. */
+static int gather(prediction *p, kv_error *err)
+{
+    const kv_model *m = p->s->model;
+    tm_engine e = report_engine(p->s);
+    kv_run run = {.model = m, .backend = e.backend, .tap = tm_evidence_tap};
+    if (tm_evidence_open(&p->evidence, p->rule, p->has_profile ? &p->profile : NULL, m, p->n, err))
+        return err->code;
+    p->h = tm_evidence_h(p->evidence);
+    run.tap_self = p->evidence;
+    run.tap_mask = tm_evidence_mask(p->evidence);
+    if (!run.tap_mask) return KV_OK; /* nobody wants to know anything */
+    float *hidden = session_floats((size_t)p->n * (size_t)m->width, "hidden states", err);
+    run.work = session_floats(kv_forward_work(m, run.tap_mask, 0, p->n), "the pass", err);
+    int code = hidden && run.work ? kv_forward(hidden, &run, p->ids, p->n, err) : KV_FAIL_RUN;
+    free(run.work);
+    free(hidden);
+    return code;
+}
+
 static int predict(prediction *p, kv_error *err)
 {
-    tm_engine e = report_engine(p->s);
-    int stages = p->profile.n_stages;
-    if (p->rule->kind == KV_KEEP_KVSINK && !p->has_profile)
-        return kv_fail(err, KV_FAIL_USAGE, "--keep %s needs a profile: make one with `kvsink"
-                       " calibrate MODEL --file TEXT -o profile.txt` and name it with --profile",
-                       p->rule_text);
-    if (stages) {
-        tm_probe *probe = calloc((size_t)stages, sizeof *probe);
-        p->h = session_floats((size_t)stages * (size_t)p->n, "the residual at the stages", err);
-        int code = probe && p->h ? KV_OK : kv_fail(err, KV_FAIL_RUN, "not enough memory");
-        if (!code) tm_stage_probes(probe, &p->profile);
-        if (!code) code = tm_probe_run(p->h, probe, stages, &e, p->ids, p->n, err);
-        free(probe);
-        if (code) return code;
-    }
-    if (tm_keep_init(&p->keep, p->s->model->layers, p->n, err) ||
-        tm_keep_build(&p->keep, &p->capped, p->rule, p->ids, p->n,
-                      p->has_profile ? &p->profile : NULL, p->h, err)) return err->code;
+    if (gather(p, err) || tm_keep_init(&p->keep, p->s->model->layers, p->n, err) ||
+        tm_evidence_keep(&p->keep, &p->capped, p->evidence, p->ids, err)) return err->code;
     if (p->capped)
         cli_note("more tokens pass the threshold than auto keeps (5 %% of the text, at least 5);"
                  " the largest were taken");
-    return stages ? predict_stages(p, err) : KV_OK;
+    return p->profile.n_stages ? predict_stages(p, err) : KV_OK;
 }
 
 static void print_json(const prediction *p)
@@ -167,11 +172,10 @@ static void print_text(const prediction *p)
 }
 
 static const char details[] =
-    "KEEP is RULE[/LAYERS]: none, first:N, positions:3,17, ids:1,2, ids:learned,\n"
-    "kvsink:K[@S] or kvsink:auto[@S]; S is a stage's layer, each or join; LAYERS is\n"
-    "after (kvsink only, its default), all, or a range such as 12-29. Whatever the\n"
-    "rule, every stage of the profile is listed with the set it finds by itself (K\n"
-    "as in a kvsink rule, else auto).";
+    CLI_KEEP_HELP "\n"
+    "Whatever the rule, every stage of the profile is listed with the set it finds\n"
+    "by itself (K as in a kvsink rule, else auto). greedy is not predicted but found\n"
+    "by eval.";
 
 int cmd_predict(int argc, char **argv)
 {
@@ -206,7 +210,7 @@ int cmd_predict(int argc, char **argv)
     tm_keep_free(&p.own);
     tm_profile_free(&p.profile);
     free(p.ids);
-    free(p.h);
+    tm_evidence_close(p.evidence);
     session_close(&s);
     return status;
 }

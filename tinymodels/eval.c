@@ -82,8 +82,7 @@ typedef struct {
     int same;                     /* the format is f16: the second pass would be the first */
 
     kv_keep keep;
-    tm_probe *probe;
-    float *h;                     /* [stages][T of the keep set] */
+    tm_evidence *evidence;        /* what the keep rule reads of the 16-bit pass */
     float *work, *hidden16, *hidden; /* hidden: [ctx][C] */
     float *logits16, *logits;     /* [CHUNK][vocab] */
 
@@ -134,21 +133,18 @@ static int open_buffers(evaluation *v, kv_error *err)
 {
     const kv_model *m = v->e->model;
     size_t ctx = (size_t)v->spec->ctx, C = (size_t)m->width, vocab = (size_t)m->vocab;
-    size_t T = (size_t)prompt_tokens(v->spec), stages = 0;
-    if (tm_keep_needs_h(&v->spec->keep, v->spec->profile))
-        stages = (size_t)v->spec->profile->n_stages;
-    v->probe = calloc(stages ? stages : 1, sizeof *v->probe);
-    v->h = calloc(stages * T + 1, sizeof *v->h);
-    v->work = floats(kv_forward_work(m, 1u << KV_TAP_H, 0, (int)T));
+    int T = prompt_tokens(v->spec);
+    if (tm_evidence_open(&v->evidence, &v->spec->keep, v->spec->profile, m, T, err))
+        return err->code;
+    v->work = floats(kv_forward_work(m, tm_evidence_mask(v->evidence), 0, T));
     v->hidden16 = floats(ctx * C);
     v->hidden = floats(ctx * C);
     v->logits16 = floats(CHUNK * vocab);
     v->logits = floats(CHUNK * vocab);
-    if (!v->probe || !v->h || !v->work || !v->hidden16 || !v->hidden || !v->logits16 || !v->logits)
+    if (!v->work || !v->hidden16 || !v->hidden || !v->logits16 || !v->logits)
         return kv_fail(err, KV_FAIL_RUN, "not enough memory for windows of %d tokens; use a smaller"
                        " --ctx", v->spec->ctx);
-    if (stages) tm_stage_probes(v->probe, v->spec->profile);
-    return tm_keep_init(&v->keep, m->layers, (int)T, err);
+    return tm_keep_init(&v->keep, m->layers, T, err);
 }
 
 static void close_all(evaluation *v)
@@ -158,8 +154,7 @@ static void close_all(evaluation *v)
     tm_sequence_close(v->stream16);
     tm_sequence_close(v->stream);
     tm_keep_free(&v->keep);
-    free(v->probe);
-    free(v->h);
+    tm_evidence_close(v->evidence);
     free(v->work);
     free(v->hidden16);
     free(v->hidden);
@@ -169,25 +164,21 @@ static void close_all(evaluation *v)
 
 static int build_keep(evaluation *v, const int *tokens, kv_error *err)
 {
-    int capped = 0;
-    int code = tm_keep_build(&v->keep, &capped, &v->spec->keep, tokens, prompt_tokens(v->spec),
-                             v->spec->profile, v->h, err);
+    int capped = 0, code = tm_evidence_keep(&v->keep, &capped, v->evidence, tokens, err);
     v->capped += capped;
     return code;
 }
 
-/* A window through a memory; with a probe if h is asked for. */
+/* A window through a memory; watched for what the keep rule reads. */
 static int forward(evaluation *v, float *hidden, const kv_memory *memory, const int *tokens,
-                   int probe, kv_error *err)
+                   int watched, kv_error *err)
 {
-    int stages = tm_keep_needs_h(&v->spec->keep, v->spec->profile) ? v->spec->profile->n_stages : 0;
-    tm_probes probes = {v->h, v->probe, stages, v->spec->ctx, 0};
     kv_run run = {.model = v->e->model, .backend = v->e->backend, .memory = memory,
                   .work = v->work};
-    if (probe && stages) {
-        run.tap = tm_probe_tap;
-        run.tap_self = &probes;
-        run.tap_mask = tm_probe_mask(v->probe, stages);
+    if (watched) {
+        run.tap = tm_evidence_tap;
+        run.tap_self = v->evidence;
+        run.tap_mask = tm_evidence_mask(v->evidence);
     }
     return kv_forward(hidden, &run, tokens, v->spec->ctx, err);
 }
@@ -327,8 +318,6 @@ int tm_eval(tm_eval_result *r, const tm_eval_spec *spec, const tm_engine *e, tm_
     v.same = spec->keys.kind == KV_F16 && !spec->keys.pre && spec->values.kind == KV_F16;
     int code = open_memories(&v, err);
     if (!code) code = open_buffers(&v, err);
-    if (!code) code = build_keep(&v, windows, err); /* h = 0: is anything wrong with the rule? */
-    v.capped = 0;
     for (int w = 0; w < count && !code; w++) {
         const int *tokens = windows + (size_t)w * (size_t)spec->ctx;
         v.done = 2.0 * w;

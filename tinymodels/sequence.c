@@ -60,38 +60,21 @@ static int forward(tm_sequence *s, float *hidden, kv_run *run, const int *tokens
     return kv_forward(hidden, run, tokens, n, err);
 }
 
-/* The prompt, and what the keep rule wants to know about it: h [stages][n]. */
-static int prefill(tm_sequence *s, float *hidden, float *h, tm_probe *probe, int stages,
-                   const int *tokens, int n, kv_error *err)
-{
-    tm_probes probes = {h, probe, stages, n, 0};
-    kv_run run = {0};
-    if (stages) {
-        tm_stage_probes(probe, s->spec.profile);
-        run.tap = tm_probe_tap;
-        run.tap_self = &probes;
-        run.tap_mask = tm_probe_mask(probe, stages);
-    }
-    return forward(s, hidden, &run, tokens, n, err);
-}
-
 int tm_sequence_start(tm_sequence *s, float *hidden, const int *tokens, int n, kv_error *err)
 {
-    int asks = tm_keep_needs_h(&s->spec.keep, s->spec.profile);
-    int stages = asks ? s->spec.profile->n_stages : 0;
     kv_keep keep = {0};
-    float *h = calloc((size_t)stages * (size_t)n + 1, sizeof *h);
-    tm_probe *probe = calloc((size_t)stages + 1, sizeof *probe);
-    int code = h && probe ? tm_keep_init(&keep, s->e.model->layers, n, err)
-                          : kv_fail(err, KV_FAIL_RUN, "not enough memory for %d tokens", n);
+    tm_evidence *e = NULL;
+    int code = tm_evidence_open(&e, &s->spec.keep, s->spec.profile, s->e.model, n, err);
+    if (!code) code = tm_keep_init(&keep, s->e.model->layers, n, err);
     tm_stream_reset(s->stream);
-    if (!code) code = prefill(s, hidden, h, probe, stages, tokens, n, err);
-    if (!code) code = tm_keep_build(&keep, &s->capped, &s->spec.keep, tokens, n, s->spec.profile, h,
-                                    err);
+    if (!code) {
+        kv_run run = {.tap = tm_evidence_tap, .tap_self = e, .tap_mask = tm_evidence_mask(e)};
+        code = forward(s, hidden, &run, tokens, n, err);
+    }
+    if (!code) code = tm_evidence_keep(&keep, &s->capped, e, tokens, err);
     if (!code) code = tm_stream_begin_decode(s->stream, &keep, err);
     tm_keep_free(&keep);
-    free(h);
-    free(probe);
+    tm_evidence_close(e);
     return code;
 }
 
