@@ -134,6 +134,13 @@ static int check_spec(const kv_cache_spec *spec, kv_error *err)
         int bad = kv_format_check(f[i], spec->shape, i, err);
         if (bad)
             return bad;
+        if (kv_format_coded(f[i]) &&
+            (f[i]->kind != KV_INT || f[i]->hadamard || f[i]->norm ||
+             f[i]->is_static || f[i]->sparse || f[i]->kivi ||
+             f[i]->exclusion))
+            return kv_fail(err, KV_FAIL_USAGE, "a packed cache holds plain "
+                           "integers, f16, bf16 and f32; this format can be "
+                           "tried with 'kvsink quantize'");
         if (f[i]->kind == KV_INT && f[i]->axis == KV_PER_CHANNEL &&
             f[i]->group == 0 && !spec->window)
             return kv_fail(err, KV_FAIL_USAGE, "channel:all makes one group "
@@ -257,7 +264,7 @@ static void quantize_run(kv_cache *c, kv_cache_layer *cl, kv_store *st, int n)
         int count = gather(c, cl, st, i, n);
         uint16_t *min = f->symmetric ? NULL : st->min + first + i;
         kv_quantize_group(c->codes, st->scale + first + i, min, c->scratch,
-                          c->flags, count, 1, f->bits, f->symmetric, NULL);
+                          c->flags, count, 1, f, NULL);
         kv_pack(st->words + words_before(st, run) +
                     (size_t)i * group_words(st, n),
                 c->codes, count, 1, f->bits);
@@ -436,8 +443,7 @@ void kv_cache_read_head(float *x, const kv_cache *c, int layer, int values,
         const uint32_t *w = st->words + words_before(st, run) +
                             (size_t)across * (size_t)words;
         x[d] = kv_dequantize(kv_unpack(w, j, f->bits), st->scale[group],
-                             f->symmetric ? 0 : st->min[group], f->bits,
-                             f->symmetric);
+                             f->symmetric ? 0 : st->min[group], f);
     }
 }
 

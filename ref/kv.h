@@ -325,54 +325,195 @@ uint16_t kv_bf16_from_float(float x);
 float kv_bf16_to_float(uint16_t h);
 
 //@ formats: Chapter 3: say how keys or values are stored
-typedef enum { KV_INT, KV_F16, KV_BF16, KV_F32 } kv_kind;
+typedef enum {
+    KV_INT, KV_F16, KV_BF16, KV_F32, KV_NF, KV_E4M3,
+    KV_Q4_0, KV_Q4_1, KV_Q5_0, KV_Q5_1, KV_Q8_0
+} kv_kind;
 typedef enum { KV_PER_CHANNEL, KV_PER_TOKEN } kv_axis;
+
+/* What being kept means (not part of the text of a format):
+ *   BOTH          out of the range of its group, and stored in 16 bits
+ *   OVERWRITE     stored in 16 bits, but still in the range: the usual mistake
+ *   EXCLUDE_ONLY  out of the range, but coded (clamped) with the others' scale
+ *                 and nowhere in 16 bits; per token, coded like any other */
+typedef enum { KV_KEPT_BOTH, KV_KEPT_OVERWRITE, KV_KEPT_EXCLUDE_ONLY }
+    kv_exclusion;
 
 typedef struct {
     kv_kind kind;
-    int bits;      /* KV_INT: 2, 3, 4, 8 */
+    int bits;      /* of a code: KV_INT 2, 3, 4, 8; KV_NF 2, 3, 4; else fixed */
     kv_axis axis;  /* per channel: a group is G tokens of one channel;
                       per token: G channels of one token */
-    int group;     /* G; 0 = all */
+    int group;     /* G; 0 = all; llama.cpp's blocks: KV_BLOCK, per token */
     int symmetric; /* codes around 0, no minimum */
     int pre;       /* keys before RoPE */
+    int hadamard, norm; /* see "rows" below */
+    int is_static; /* ranges from calibration instead of from the data */
+    int sparse;    /* outP was given */
+    int outliers;  /* P in thousandths of a percent: out0.1 = 100 */
+    int kivi;      /* every operation rounded to binary16, KIVI's ageing */
+    kv_exclusion exclusion;
 } kv_format;
 
-/* Parse "KIND:AXIS:GROUP[:sym][:pre]" or f16, bf16, f32, optionally :pre.
- * GROUP is 1 to 2^20, or "all". Anything else is KV_FAIL_USAGE. */
+//@ format-text: Chapter 3: read and write a format as text
+#define KV_FORMAT_TEXT 64 /* room for the text of any format */
+
+/* Parse KIND:AXIS:GROUP and flags; the file ref/format.c opens with the
+ * grammar. GROUP is 1 to 2^20, or "all"; P of outP has at most 3 decimals and
+ * lies within 0 and 50; out0 takes nothing out. Anything else is
+ * KV_FAIL_USAGE, as are: sym, outP and kivi on anything but integers; had on
+ * f16, bf16, f32; norm and static on those and on llama.cpp's blocks; kivi
+ * with any other flag but pre; static with had, norm or outP. */
 int kv_format_parse(kv_format *f, const char *text, kv_error *err);
 
-/* The text that parses to f, cut if size < 32. Returns text. */
+/* The text that parses to f, cut if size < KV_FORMAT_TEXT. Returns text. */
 char *kv_format_print(char *text, size_t size, const kv_format *f);
 
-/* Usage error if G does not divide D (per token), or :pre on values. */
+/* Usage error if G does not divide D (per token), if had meets a D that is not
+ * a power of two, if blocks do not divide Hk*D, or :pre on values. */
 int kv_format_check(const kv_format *f, kv_shape s, int is_values,
                     kv_error *err);
+
+/* 1 if it has codes at all (not f16, bf16, f32); if these are llama.cpp's
+ * blocks; if a minimum is stored beside the scale. */
+int kv_format_coded(const kv_format *f);
+int kv_format_blocks(const kv_format *f);
+int kv_format_has_min(const kv_format *f);
 
 //@ groups: Chapter 3: quantize a group of numbers
 /* One group x[i*stride], i < n; kept[i] != 0 leaves element i out (kept NULL:
  * none). codes[i*stride] gets the stored code (kept: 0); symmetric codes are
- * stored as q + 2^(b-1). scale and min are binary16 bits (min untouched if
- * symmetric). Ours (SPEC-fixed): lo, hi = extremes of the others, float32;
+ * stored as q + 2^(b-1). scale and min are binary16 bits (no minimum: min is
+ * 0, and may be NULL). Ours (SPEC-fixed): lo, hi = extremes of the others,
+ * float32;
  *   s = half((hi-lo)/(2^b-1)), m = half(lo)
  *   q = clamp(rne((x-m)/s), 0, 2^b-1) with the *stored* s and m
  * Symmetric: s = half(max|x|/(2^(b-1)-1)), q = clamp(rne(x/s), -2^(b-1),
  * 2^(b-1)-1). s = 0 after rounding: q = 0. All kept: s = m = 0.
+ * NF: s = half(max|x|), the level nearest to x/s, ties to the lower code.
+ * E4M3: s = half(max|x|/448), the 8-bit float nearest to x/s, ties to even;
+ * the code of -0 is 0x80. s = 0: the code of level 0 (E4M3: 0).
  * NaN, infinity and |x| >= 65520, which binary16 cannot hold, are KV_FAIL_RUN,
- * kept or not. n = 0: s = m = 0. */
+ * kept or not. n = 0: s = m = 0. Blocks: n is KV_BLOCK, stride 1, all kept or
+ * none. */
 int kv_quantize_group(uint8_t *codes, uint16_t *scale, uint16_t *min,
                       const float *x, const uint8_t *kept, int n, int stride,
-                      int bits, int symmetric, kv_error *err);
+                      const kv_format *f, kv_error *err);
 
 /* x^ of one stored code: q*s + m, product and sum each rounded to float32;
- * symmetric: q*s, min is not looked at. */
-float kv_dequantize(int code, uint16_t scale, uint16_t min, int bits,
-                    int symmetric);
+ * symmetric: q*s, NF and E4M3: level*s; min is then not looked at. */
+float kv_dequantize(int code, uint16_t scale, uint16_t min,
+                    const kv_format *f);
+
+//@ group-steps: Chapter 3: the steps of it
+/* Marks of an element, in its place in codes, before it has a code. */
+enum {
+    KV_UNCOUNTED = 1, /* not in lo and hi */
+    KV_UNCODED = 2,   /* its code will be 0 */
+    KV_LEFT_OUT = 3,  /* both */
+    KV_OUTLIER = 7    /* both, and listed among the outliers */
+};
+
+/* The same as kv_quantize_group, with marks instead of kept flags. range
+ * {lo, hi} replaces the extremes (static formats), or NULL. */
+int kv_quantize_marked(uint8_t *codes, uint16_t *scale, uint16_t *min,
+                       const float *x, int n, int stride, const kv_format *f,
+                       const float *range, kv_error *err);
+
+/* Scale and minimum from the extremes (no minimum: *min stays as it is), and
+ * one stored code from them. Not for blocks. */
+void kv_group_scale(uint16_t *scale, uint16_t *min, float lo, float hi,
+                    const kv_format *f);
+int kv_quantize_code(float x, uint16_t scale, uint16_t min,
+                     const kv_format *f);
+
+//@ kivi: Chapter 3: the same in KIVI's arithmetic
+/* mn, mx = extremes in binary16; s = half(half(mx - mn)/Q); q = rne(clamp(
+ * half(half(x - mn)/s), 0, Q)); x^ = half(half(q*s) + mn). s = 0: q = 0.
+ * x is rounded to binary16 first. Source: KIVI; the quotient (mx-mn)/Q is that
+ * of two halves. */
+void kv_kivi_scale(uint16_t *scale, uint16_t *min, float lo, float hi,
+                   int bits);
+int kv_kivi_code(float x, uint16_t scale, uint16_t min, int bits);
+float kv_kivi_value(int code, uint16_t scale, uint16_t min);
+
+//@ uneven: Chapter 3: levels that are not evenly spaced
+/* NF with b = 2, 3, 4 bits: level of a code (codes ascend with the level), and
+ * the code of the level nearest to x, distances in float32, the lower code on
+ * ties. Source: QLoRA's construction, SPEC A.7. */
+float kv_nf_level(int code, int bits);
+int kv_nf_code(float x, int bits);
+
+/* E4M3 (FN): bias 7, largest 448, no infinities. To the nearest, ties to even,
+ * saturating (NaN too, as the largest). Source: SPEC A.7. */
+#define KV_E4M3_MAX 448.0f
+float kv_e4m3_to_float(uint8_t code);
+uint8_t kv_e4m3_from_float(float x);
+
+//@ blocks: Chapter 3: llama.cpp's blocks
+#define KV_BLOCK 32
+
+/* Codes, d and m of 32 numbers; m = 0 where the kind has none. codes[0]
+ * marked KV_UNCODED: codes, d and m are 0. Codes are unsigned: q8_0 stores q,
+ * and gives q + 128 here. The float32 d decides (x times float32 1/d, as
+ * llama.cpp does it), the binary16 d is stored. d whose inverse is infinite
+ * counts as 0. Source: ggml, SPEC A.8. */
+void kv_block_quantize(uint8_t *codes, uint16_t *d, uint16_t *m,
+                       const float *x, kv_kind kind);
+
+/* Bytes of a block (18, 20, 22, 24, 34), and of its d and m. */
+int kv_block_bytes(kv_kind kind);
+int kv_block_scale_bytes(kv_kind kind);
+
+/* A block byte for byte as llama.cpp has it; its code j; its d and m. */
+void kv_block_pack(uint8_t *block, const uint8_t *codes, uint16_t d,
+                   uint16_t m, kv_kind kind);
+int kv_block_code(const uint8_t *block, int j, kv_kind kind);
+void kv_block_scale(uint16_t *d, uint16_t *m, const uint8_t *block,
+                    kv_kind kind);
+
+//@ rows: Chapter 3: even out a row before it is quantized
+/* x [heads][D] = H x / sqrt(D) for each head, natural order; D is a power of
+ * two. Float32 butterflies at distances 1, 2, 4, ... (sum into the lower
+ * place, difference into the upper), then one product with (float)(1/sqrt(D)).
+ * Its own inverse but for rounding. Source: QuaRot. */
+void kv_hadamard(float *x, int heads, int D);
+
+/* float32 of sqrt(max(sum of x[n]^2, 1e-8)), the sum in double, in order.
+ * Source: OScaR. */
+float kv_token_norm(const float *x, int n);
+
+/* A row x [Hk][D] on its way to the groups: had, then norm (x divided by
+ * *norm), as far as the format has them. And back, for `heads` heads of it:
+ * times norm, then had. Without norm, *norm is not touched. */
+void kv_row_prepare(float *x, float *norm, const kv_format *f, kv_shape s);
+void kv_row_restore(float *x, float norm, const kv_format *f, int heads,
+                    int D);
+
+//@ sparse: Chapter 3: take a few outliers out
+/* Value as binary16, index: the token within the window (keys), the channel
+ * within the row (values). */
+typedef struct { uint16_t value, index; } kv_entry;
+
+/* How many at each end of n numbers: floor(n*P/200), in integers. */
+int kv_outliers_each(const kv_format *f, int n);
+
+/* Of x[i*stride], i < n, whose mark is 0: the k largest, then of the others
+ * the k smallest; ties to the lower position, -0 and 0 are equal. They get the
+ * mark KV_OUTLIER and an entry each, 2*k, ascending by index. */
+void kv_outliers_take(kv_entry *entry, uint8_t *marks, const float *x, int n,
+                      int stride, int k);
+
+/* Writes those of n entries whose index lies in first..first+count-1 to
+ * x[(index - first)*stride]. */
+void kv_outliers_put(float *x, const kv_entry *entry, int n, int stride,
+                     int first, int count);
 
 //@ arrays: Chapter 3: quantize a whole array
 /* How the groups of [T][Hk][D] lie. scale and min are [groups] in the order
  *   channel:G [ceil(T/G)][Hk][D]   channel:all [1][Hk][D]
  *   token:G   [T][Hk][D/G]         token:all   [T]
+ *   blocks    [T][Hk*D/32]
  * The last group along tokens may be short. */
 typedef struct {
     int length;   /* elements of a full group; channel:all: T */
@@ -384,14 +525,46 @@ kv_grouping kv_group_layout(const kv_format *f, kv_shape s, int T);
 /* T = 0, and f16, bf16, f32, have no groups. */
 size_t kv_group_count(const kv_format *f, kv_shape s, int T);
 
-/* A whole array: codes [T][Hk][D] stored codes; scale, min [groups];
- * x_hat [T][Hk][D], kept rows as binary16 of x. kept[T] flags or NULL.
- * Symmetric: min is all 0. For f16, bf16, f32 only x_hat is written. x is
- * taken as it is (a cache rounds it first). Errors as kv_quantize_group;
- * what has been written by then is of no use. */
-int kv_quantize(uint8_t *codes, uint16_t *scale, uint16_t *min, float *x_hat,
-                const float *x, const uint8_t *kept, const kv_format *f,
-                kv_shape s, int T, kv_error *err);
+/* Entries of outP for T tokens of which `kept` are kept. Keys: for each of
+ * the Hk*D channels 2*floor((T-kept)*P/200), values: for each token that is
+ * not kept (EXCLUDE_ONLY: for each) 2*floor(Hk*D*P/200). */
+size_t kv_sparse_count(const kv_format *f, kv_shape s, int T, int kept,
+                       int is_values);
+
+/* {lo, hi} of group `across` of a static format, from those of the channels
+ * [Hk*D]: per channel the channel's own, per token the extremes of both over
+ * the channels of the group. */
+void kv_static_range(float range[2], const float *lo, const float *hi,
+                     const kv_format *f, kv_grouping g, int across);
+
+//@ quantize: Chapter 3: and what comes of it
+typedef struct {
+    const float *x;      /* [T][Hk][D] */
+    const uint8_t *kept; /* [T] flags, or NULL: none */
+    kv_shape shape;
+    int T;
+    int is_values;       /* 0: keys. Decides how outP counts */
+    const float *lo, *hi; /* [Hk*D], static formats only, else NULL */
+} kv_rows;
+
+typedef struct {
+    uint8_t *codes;        /* [T][Hk][D] stored codes, 0 where there is none */
+    uint16_t *scale, *min; /* [groups]; min is all 0 where there is none */
+    float *x_hat;          /* [T][Hk][D], what a reader gets */
+    float *norm;           /* [T], formats with norm; kept tokens 0 */
+    kv_entry *sparse;      /* outP: keys [Hk*D][2k], values [tokens][2k] in the
+                              order of the tokens that have any */
+} kv_quantized;
+
+/* had, norm, outliers, groups; and back. Kept rows come back as binary16 of x,
+ * with code 0. A static format's scale and min are those of its constants,
+ * kept or not. For f16, bf16, f32 only x_hat is written. x is taken as it is
+ * (a cache rounds it first). Errors as kv_quantize_group, also for what had
+ * makes of a row; outP on keys of more than 65536 tokens; KV_FAIL_USAGE for a
+ * static format without lo and hi. What has been written by then is of no
+ * use. */
+int kv_quantize(const kv_quantized *out, const kv_rows *in, const kv_format *f,
+                kv_error *err);
 
 //@ packing: Chapter 4: put codes side by side
 /* Code j of a group occupies bits [b*j, b*j+b) of a little-endian bit stream;

@@ -86,8 +86,9 @@ static void expected(float *to, const float *x, const char *format, const int *k
         flags[kept[i]] = 1;
     for (int i = 0; i < T * 16; i++)
         half[i] = kv_half_to_float(kv_half_from_float(x[i]));
-    cr_assert_eq(kv_quantize(codes, scale, min, to, f.kind == KV_F32 || f.kind == KV_BF16 ? x : half,
-                             flags, &f, (kv_shape){4, 2, 8}, T, NULL), KV_OK);
+    const float *from = f.kind == KV_F32 || f.kind == KV_BF16 ? x : half;
+    cr_assert_eq(check_quantize(codes, scale, min, to, from, flags, &f, (kv_shape){4, 2, 8}, T,
+                                NULL), KV_OK);
 }
 
 Test(cache, a_sealed_window_equals_quantizing_at_once)
@@ -244,12 +245,12 @@ static void plain_age(plain_store *p, const kv_format *f, int recent)
                 y[j] = p->x[t * 16 + (f->axis == KV_PER_TOKEN ? i * count + j : i)];
                 flags[j] = (uint8_t)p->kept[t];
             }
-            kv_quantize_group(codes, &scale, &min, y, flags, count, 1, f->bits, f->symmetric, NULL);
+            kv_quantize_group(codes, &scale, &min, y, flags, count, 1, f, NULL);
             for (int j = 0; j < count; j++) {
                 int t = p->quantized + (f->axis == KV_PER_TOKEN ? 0 : j);
                 if (!flags[j])
                     p->x[t * 16 + (f->axis == KV_PER_TOKEN ? i * count + j : i)] =
-                        kv_dequantize(codes[j], scale, min, f->bits, f->symmetric);
+                        kv_dequantize(codes[j], scale, min, f);
             }
         }
         p->quantized += run;

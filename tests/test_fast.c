@@ -411,6 +411,7 @@ Test(fast, exact_loops_agree_with_ref_to_the_bit)
             int symmetric = i / 4 % 2;
             uint16_t s = (uint16_t)(0x2000 + check_below(&seed, 0x2000));
             uint16_t m = (uint16_t)(0x3000 + check_below(&seed, 0x2000));
+            kv_format f = {.bits = bits, .symmetric = symmetric};
             uint8_t codes[128];
             uint32_t words[40];
             float y[128];
@@ -421,7 +422,7 @@ Test(fast, exact_loops_agree_with_ref_to_the_bit)
             k->unpack(y, words, first, n, bits, kv_half_to_float(s),
                       symmetric ? 0 : kv_half_to_float(m), symmetric ? 1 << (bits - 1) : 0);
             for (int j = 0; j < n; j++) {
-                float want = kv_dequantize(codes[first + j], s, m, bits, symmetric);
+                float want = kv_dequantize(codes[first + j], s, m, &f);
                 bad += y[j] != want;
             }
         }

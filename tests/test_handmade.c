@@ -468,8 +468,8 @@ static void quantize(void *self, kv_tap tap, int layer, float *data, int rows, i
     memset(flags, 0, sizeof flags);
     for (int i = 0; i < w->keep->count[layer]; i++)
         flags[w->keep->position[layer * w->keep->capacity + i]] = 1;
-    OK(kv_quantize(codes, scale, min, data, in, flags, tap == KV_TAP_K ? &w->keys : &w->values,
-                   m.model->shape, w->T, err));
+    OK(check_quantize(codes, scale, min, data, in, flags, tap == KV_TAP_K ? &w->keys : &w->values,
+                      m.model->shape, w->T, err));
 }
 
 /* Mean KL of the window's predictions, and the share of the second verse that is still known. */

@@ -103,8 +103,8 @@ static void check_window(const kv_model *m, const char *keys, const char *values
     for (int i = 0; i < 2; i++) {
         const float *from = i ? x[2] : f[0].pre ? x[1] : x[0];
         from = on_arrival(arrived, from, &f[i], size);
-        cr_assert_eq(kv_quantize(codes, scale, min, x[3], from, flags, &f[i], m->shape, T, &err),
-                     KV_OK, "%s", err.text);
+        cr_assert_eq(check_quantize(codes, scale, min, x[3], from, flags, &f[i], m->shape, T,
+                                    &err), KV_OK, "%s", err.text);
         for (int t = 0; t < T && !i && f[0].pre; t++) {
             float cs[KV_HEAD_MAX];
             kv_rope_angles(cs, &m->rope, 9 + t);
@@ -177,8 +177,8 @@ Test(memory, window_of_constant_and_tiny_groups)
         cr_assert_eq(mem->attend(mem->self, &b, 0, q, NULL, q, x, x, x, NULL, 0, 2, NULL), KV_OK);
         for (int k = 0; k < 2; k++) {
             float arrived[8];
-            kv_quantize(codes, scale, min, want, on_arrival(arrived, x, &f[k], 8), NULL, &f[k],
-                        m.shape, 2, NULL);
+            check_quantize(codes, scale, min, want, on_arrival(arrived, x, &f[k], 8), NULL, &f[k],
+                           m.shape, 2, NULL);
             for (int j = 0; j < 8; j++)
                 cr_expect((k ? got_v : got_k)[j] == want[j]);
         }

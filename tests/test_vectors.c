@@ -131,7 +131,7 @@ static int quantize(cJSON *out, const cJSON *in, const cJSON *parameters, kv_err
     uint16_t *scale = calloc(a.groups + 1, 2), *min = calloc(a.groups + 1, 2);
     for (int i = 0; i < n_kept; i++)
         flags[kept[i]] = 1;
-    bad = kv_quantize(codes, scale, min, y, x, flags, &a.f, a.s, a.T, err);
+    bad = check_quantize(codes, scale, min, y, x, flags, &a.f, a.s, a.T, err);
     if (bad)
         return bad;
     vec_add_bytes(out, "codes", codes, a.n);

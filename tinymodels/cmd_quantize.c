@@ -20,8 +20,9 @@ typedef struct {
     kv_keep_rule keep;
     uint8_t *kept, *codes;
     uint16_t *scale, *min;
-    float *dequant;
-    size_t groups;
+    float *dequant, *norm;
+    kv_entry *sparse;
+    size_t groups, entries;
 } job;
 
 /* Rules that need a model have no meaning for a bare array. */
@@ -71,16 +72,23 @@ static int mark_kept(job *j, kv_error *err)
 
 static int quantize(job *j, const char *path, kv_error *err)
 {
+    int kept = 0;
     if (kv_check_finite(j->in.data, j->in.elements, path, err)) return err->code;
     j->groups = kv_group_count(&j->format, j->shape, j->T);
     j->codes = calloc(j->in.elements, 1);
     j->scale = calloc(j->groups + 1, sizeof *j->scale);
     j->min = calloc(j->groups + 1, sizeof *j->min);
     j->dequant = calloc(j->in.elements, sizeof *j->dequant);
-    if (!j->codes || !j->scale || !j->min || !j->dequant)
+    j->norm = calloc((size_t)j->T, sizeof *j->norm);
+    for (int t = 0; t < j->T; t++) kept += j->kept[t];
+    j->entries = kv_sparse_count(&j->format, j->shape, j->T, kept, 0);
+    j->sparse = calloc(j->entries + 1, sizeof *j->sparse);
+    if (!j->codes || !j->scale || !j->min || !j->dequant || !j->norm || !j->sparse)
         return kv_fail(err, KV_FAIL_RUN, "not enough memory");
-    if (kv_quantize(j->codes, j->scale, j->min, j->dequant, j->in.data, j->kept, &j->format,
-                    j->shape, j->T, err)) {
+    kv_rows in = {.x = j->in.data, .kept = j->kept, .shape = j->shape, .T = j->T};
+    kv_quantized out = {.codes = j->codes, .scale = j->scale, .min = j->min, .x_hat = j->dequant,
+                        .norm = j->norm, .sparse = j->sparse};
+    if (kv_quantize(&out, &in, &j->format, err)) {
         char text[sizeof err->text];
         memcpy(text, err->text, sizeof text);
         return kv_fail(err, err->code, "%.200s: %.280s", path, text);
@@ -96,7 +104,8 @@ static void write_one(tm_out *out, int which, const job *j)
 {
     size_t T = (size_t)j->T, Hk = j->in.dims[1], D = j->in.dims[2], G = (size_t)j->format.group;
     size_t all[3] = {T, Hk, D}, groups[3] = {T, Hk, D};
-    if (j->format.axis == KV_PER_CHANNEL) groups[0] = G ? (T + G - 1) / G : 1;
+    if (kv_format_blocks(&j->format)) groups[1] = 1, groups[2] = Hk * D / KV_BLOCK;
+    else if (j->format.axis == KV_PER_CHANNEL) groups[0] = G ? (T + G - 1) / G : 1;
     else if (G) groups[2] = D / G;
     else groups[1] = groups[2] = 1;
     switch (which) {
@@ -168,7 +177,7 @@ static void report(const job *j, const cli_common *common, const char *folder, i
 {
     double squares = 0, largest = 0;
     int kept = 0;
-    char format[48], bytes[32];
+    char format[KV_FORMAT_TEXT], bytes[32];
     for (int t = 0; t < j->T; t++) kept += j->kept[t];
     for (size_t i = 0; i < j->in.elements; i++) {
         double d = fabs((double)j->in.data[i] - (double)j->dequant[i]);
@@ -241,14 +250,16 @@ int cmd_quantize(int argc, char **argv)
     j.path = common.positional;
     if (read_arguments(&j, format, keep, &err) || read_array(&j, j.path, &err) ||
         mark_kept(&j, &err) || quantize(&j, j.path, &err) ||
-        write_folder(&j, folder, j.format.kind == KV_INT ? OUTPUTS : 1, &err))
+        write_folder(&j, folder, kv_format_coded(&j.format) ? OUTPUTS : 1, &err))
         status = cli_fail(&command, &err);
-    else report(&j, &common, folder, j.format.kind == KV_INT ? OUTPUTS : 1);
+    else report(&j, &common, folder, kv_format_coded(&j.format) ? OUTPUTS : 1);
     npy_free(&j.in);
     free(j.kept);
     free(j.codes);
     free(j.scale);
     free(j.min);
     free(j.dequant);
+    free(j.norm);
+    free(j.sparse);
     return status;
 }

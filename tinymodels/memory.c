@@ -275,6 +275,10 @@ int tm_window_open(tm_window **out, const kv_model *m, const kv_format *keys,
     int bad = kv_format_check(keys, m->shape, 0, err);
     if (!bad)
         bad = kv_format_check(values, m->shape, 1, err);
+    kv_cache_spec whole = {.layers = 1, .shape = m->shape, .rope = m->rope, .keys = *keys,
+                           .values = *values, .capacity = 1, .window = 1};
+    if (!bad && !kv_cache_size(&whole))
+        bad = kv_cache_init(&(kv_cache){0}, &whole, NULL, err);
     if (!bad && capacity < 1)
         bad = kv_fail(err, KV_FAIL_USAGE, "a window needs at least one token");
     if (bad)
