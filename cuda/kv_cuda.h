@@ -18,6 +18,7 @@
 #define KV_CUDA_H
 
 #include "kv.h"
+#include "layout.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -76,6 +77,54 @@ enum { KV_CUDA_SOFTMAX_VERSIONS = 4 };
 int kv_cuda_sink_alpha(double *alpha, const float *rows, int H, int T,
                        kv_fault *fault, int version, kv_error *err);
 enum { KV_CUDA_ALPHA_VERSIONS = 3 };
+
+//@ tiles: Chapter 7: Lay a cache out for the device
+/* All three work on host memory. Fill in l; KV_FAIL_USAGE if these formats
+ * have no device layout (layout.h says which have). */
+int kv_tile_init(kv_tile *l, const kv_format *keys, const kv_format *values,
+                 int head_size, kv_error *err);
+
+/* Set the strides and all arrays of a pool within memory, which may be the
+ * device's, is aligned to 128 bytes and filled with zeros; returns the bytes
+ * needed (memory NULL: only that). tile, sequences, kv_heads, max_tiles,
+ * kept_capacity, window, and for paged != 0 page_count, are set by the caller
+ * before. Two pools of the same sizes can be copied as one piece. */
+size_t kv_pool_place(kv_pool *p, int paged, void *memory);
+
+/* Copy a layer of a cache into sequence s of a pool of host memory whose tiles
+ * of that sequence are zero (a page table is filled in before), and back into
+ * a cache of the same kind. KV_FAIL_USAGE: another format or shape;
+ * KV_FAIL_RUN: no room. Bytes agree in both directions. */
+int kv_pool_from_cache(kv_pool *p, int s, const kv_cache *c, int layer,
+                       kv_error *err);
+int kv_pool_to_cache(kv_cache *c, int layer, const kv_pool *p, int s,
+                     kv_error *err);
+
+//@ decode: Chapter 7: attend straight from codes
+/* How keys that were stored before RoPE are turned as they are read: token t
+ * by the angles (t + shift) * speed[i], as kv_decode does. */
+typedef struct {
+    const double *speed; /* [dims/2], on the device */
+    int dims, interleaved, shift;
+} kv_turn;
+
+/* speed [dims/2] (host) of a model's RoPE. */
+void kv_turn_speeds(double *speed, const kv_rope *r);
+
+/* One query token for each of S sequences of any lengths.
+ *   out, q  [S][H][D], q after RoPE
+ *   sink    [H] learned sink logits, or NULL
+ *   turn    for keys before RoPE, else NULL
+ *   splits  blocks that share one head's tokens, 1 to 4096
+ *   work    kv_cuda_decode_work bytes, aligned to 16
+ * fault: s*H + h if a score of query head h is not finite, S*H + s if what the
+ * pool says of sequence s cannot be. No sequence is nothing; an empty one
+ * gives zeros. */
+int kv_cuda_decode(float *out, const float *q, const kv_pool *pool, int heads,
+                   const float *sink, const kv_turn *turn, int splits,
+                   void *work, kv_fault *fault, int version, kv_error *err);
+size_t kv_cuda_decode_work(const kv_pool *pool, int heads, int splits);
+enum { KV_CUDA_DECODE_VERSIONS = 2 };
 
 #ifdef __cplusplus
 }

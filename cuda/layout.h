@@ -70,6 +70,7 @@ typedef struct {
     kv_tile tile;
     int sequences, kv_heads;
     int max_tiles;       /* per sequence; 128 * max_tiles tokens at most */
+    int page_count;      /* pages that exist; without a table max_tiles */
     int kept_capacity, window;
     size_t sequence_stride, page_stride, head_stride; /* bytes, of 16 */
     uint8_t *tiles;
