@@ -332,13 +332,19 @@ static int calibration(cJSON *out, const cJSON *in, const cJSON *parameters, kv_
 
 /* ---- keep sets and prediction ---------------------------------------------------------------- */
 
+/* criterion is re-evaluated at every step, +decode or not. */
+static int judges_new_tokens(const kv_keep_rule *r)
+{
+    return r->decode || r->kind == KV_KEEP_CRITERION;
+}
+
 static int keep_grammar(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
 {
     (void)parameters;
     kv_keep_rule r;
     int bad = kv_keep_parse(&r, vec_text(in, "keep"), err);
     if (!bad)
-        cJSON_AddBoolToObject(out, "decode", r.decode);
+        cJSON_AddBoolToObject(out, "decode", judges_new_tokens(&r));
     return bad;
 }
 
@@ -367,6 +373,75 @@ static int keep_layers(cJSON *out, const kv_keep_rule *r, const kv_keep_input *i
     return KV_OK;
 }
 
+/* [L][T] attention received, from rows A [L][H][total][total], of which the first T queries and keys
+ * are looked at; appended in the given parts, which must make no difference. */
+static double *attention_of(const cJSON *in, int L, int total, const int *appends, int n)
+{
+    int H = vec_int(in, "heads"), T = 0;
+    float *A = vec_floats(in, "A", NULL);
+    for (int i = 0; i < n; i++)
+        T += appends[i];
+    double *a = calloc((size_t)L * (size_t)T + 1, sizeof *a);
+    float *rows = check_floats((size_t)H * (size_t)T * (size_t)T);
+    for (int l = 0; l < L; l++) {
+        for (int i = 0, past = 0; i < n; past += appends[i++])
+            for (int h = 0, seen = past + appends[i]; h < H; h++) {
+                const float *from = A + ((size_t)l * H + h) * total * total;
+                for (int q = 0; q < appends[i]; q++)
+                    memcpy(rows + ((size_t)h * appends[i] + q) * seen,
+                           from + (size_t)(past + q) * total, (size_t)seen * sizeof *rows);
+                if (h == H - 1)
+                    kv_attention_add(a + (size_t)l * T, rows, H, past, appends[i]);
+            }
+        kv_attention_mean(a + (size_t)l * T, a + (size_t)l * T, H, T);
+    }
+    return a;
+}
+
+/* What a rule reads beside h: scores of each layer, or RotateKV's lists. */
+static void read_evidence(kv_keep_input *k, kv_keep_kind kind, const cJSON *in, int L)
+{
+    int T = k->T, n;
+    double *score = calloc((size_t)L * (size_t)T + 1, sizeof *score);
+    if (kind == KV_KEEP_ATTENTION || kind == KV_KEEP_CRITERION)
+        score = attention_of(in, L, T, &T, 1);
+    int keys = kind == KV_KEEP_BIGKEYS || kind == KV_KEEP_SMALLKEYS;
+    if (keys || kind == KV_KEEP_TOPH || kind == KV_KEEP_ROTATEKV) {
+        float *x = vec_floats(in, keys ? "keyRows" : "X", &n);
+        int C = n / L / T;
+        kv_keep *own = calloc(1, sizeof *own);
+        *own = (kv_keep){L, T, calloc((size_t)L, sizeof(int)),
+                         calloc((size_t)L * (size_t)T, sizeof(int))};
+        for (int l = 0; l < L; l++, x += (size_t)T * C) {
+            (keys ? kv_row_norms : kv_row_peaks)(score + (size_t)l * T, x, T, C);
+            own->count[l] = kv_rotatekv_tokens(own->position + (size_t)l * T, x, T, C);
+        }
+        k->own = own;
+    }
+    k->score = score;
+}
+
+static int criterion(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
+{
+    (void)parameters, (void)err;
+    int L = vec_int(in, "layers"), total = vec_int(in, "tokens"), n;
+    int *appends = vec_ints(in, "appends", &n), T = 0, position[KV_CRITERION_TOKENS];
+    double M = vec_item(in, "multiplier")->valuedouble;
+    cJSON *scores = cJSON_AddArrayToObject(out, "scores");
+    cJSON *positions = cJSON_AddArrayToObject(out, "positions");
+    for (int i = 0; i < n; i++) {
+        double *a = attention_of(in, L, total, appends, i + 1);
+        cJSON *list = cJSON_CreateArray();
+        T += appends[i];
+        for (int t = 0; t < T; t++)
+            cJSON_AddItemToArray(list, cJSON_CreateNumber(kv_criterion(a, L, T, t, M)));
+        cJSON_AddItemToArray(scores, list);
+        int found = kv_criterion_tokens(position, a, L, T, M);
+        cJSON_AddItemToArray(positions, cJSON_CreateIntArray(position, found));
+    }
+    return KV_OK;
+}
+
 static int keep(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
 {
     (void)parameters;
@@ -391,11 +466,13 @@ static int keep(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *
                        .scratch = check_floats(2 * (size_t)T),
                        .found = calloc(2 * (size_t)T + 1, sizeof(int))};
     int bad = kv_keep_parse(&r, vec_text(in, "keep"), err);
-    if (!bad)
+    if (!bad) {
+        read_evidence(&k, r.kind, in, L);
         bad = keep_layers(out, &r, &k, L, err);
+    }
     if (bad)
         return bad;
-    cJSON_AddBoolToObject(out, "decode", r.decode);
+    cJSON_AddBoolToObject(out, "decode", judges_new_tokens(&r));
     if (r.kind != KV_KEEP_KVSINK)
         return KV_OK;
     cJSON *sets = cJSON_AddArrayToObject(out, "stagePositions");
@@ -681,7 +758,7 @@ static const struct { const char *name; vec_piece *run; } pieces[] = {
     {"packing", packing}, {"layout", layout}, {"quantize", quantize},
     {"format_grammar", format_grammar}, {"sink_metric", sink_metric},
     {"calibration", calibration}, {"keep", keep}, {"keep_grammar", keep_grammar},
-    {"predict", predict}, {"softmax", softmax}, {"attention", attention}, {"rmsnorm", rmsnorm},
+    {"criterion", criterion}, {"predict", predict}, {"softmax", softmax}, {"attention", attention}, {"rmsnorm", rmsnorm},
     {"rope", rope}, {"swiglu", swiglu}, {"cache", cache}, {"decode", decode},
 };
 #define PIECES (sizeof pieces / sizeof *pieces)

@@ -104,6 +104,11 @@ FIELDS = {
             "stages?": [STAGE],
             "learned?": "counts",
             "h?": "floats",
+            "width?": "count",
+            "X?": "floats",
+            "heads?": "count",
+            "A?": "floats",
+            "keyRows?": "floats",
         },
         {
             "layers": "positions",
@@ -111,6 +116,17 @@ FIELDS = {
             "stagePositions?": "positions",
             "stageCapBound?": "bools",
         },
+    ),
+    "criterion": (
+        {
+            "layers": "count",
+            "heads": "count",
+            "tokens": "count",
+            "multiplier": "number",
+            "appends": "counts",
+            "A": "floats",
+        },
+        {"scores": ["floats"], "positions": "positions"},
     ),
     "calibration": (
         {"layers": "count", "width": "count", "prompts": [{"ids": "counts", "H": "floats"}]},

@@ -3,6 +3,12 @@
     KEEP = RULE[/LAYERS][+decode]
     RULE = none | first:N | positions:a,b,.. | ids:a,b,.. | ids:learned
          | kvsink:K[@S] | kvsink:auto[@S]        S a stage's layer, `each` or `join`
+         | kvsink:best                           an alias, BEST below
+         | rotatekv | toph:K | attention:K[-sinks] | criterion[:M] | random:K:SEED
+         | bigkeys:K | smallkeys:K | greedy:K    evidence.py; greedy needs a model and is only parsed
+
+`+decode` is refused for the rules that cannot judge a single token (ALL_AT_ONCE); `criterion`
+implies it.  M is a decimal from 0 to 100, 1 if absent; SEED has 64 bits.
 
 The K largest |h| with ties: let v be the K-th largest.  Everything above 1.001 v is in; what lies
 within a thousandth of v counts as equal to it, and among equals the lower positions win until K
@@ -10,11 +16,17 @@ are chosen.  `auto` takes what passes the stage's threshold, at most max(5, floo
 
 Layers: one stage at layer l gives `after` = l+1.., `all`, or a range a-b.  With `each`, a layer
 takes the set of the latest stage below it; with `join`, the union of all below it; layers up to and
-including the first stage take the first stage's set where the layer range asks for them.
+including the first stage take the first stage's set where the layer range asks for them.  For the
+other rules the default is `all`, and `after` means the layers behind the profile's largest stage
+(no stage: none); it needs a profile.
 """
 
+import evidence
 from exact import Random, Refused, f32
-from suite import VectorFile
+from suite import VectorFile, abs_rel
+
+BEST = "kvsink:auto@each/all"
+ALL_AT_ONCE = ("random", "bigkeys", "smallkeys", "attention", "greedy", "rotatekv", "toph")
 
 MISTAKES = {
     "tie": (
@@ -54,9 +66,12 @@ DESCRIPTIONS = {
     "several-sinks": "More than one token passes the threshold.",
     "sink-not-first": "The largest |h| is not at position 0.",
     "malformed": "The string must be refused as a usage error.",
+    "not-while-decoding": "The rule looks at all tokens at once, so it cannot judge a new one.",
 }
 
 NOTES = dict(MISTAKES, **DESCRIPTIONS)
+NOTES.update(evidence.MISTAKES)
+NOTES.update(evidence.DESCRIPTIONS)
 
 
 def whole_number(text, what):
@@ -73,6 +88,31 @@ def parse_keep(text):
     span = parse_layers(layers) if slash else None
     name, colon, argument = rule.partition(":")
     stage = None
+    if rule == "kvsink:best":
+        name, argument, stage, usual, _ = parse_keep(BEST)
+        return name, argument, stage, span or usual, decode
+    if name in ALL_AT_ONCE and decode:
+        raise Refused("usage", "%s cannot judge a single token: no +decode" % name)
+    if name == "rotatekv" or (name == "criterion" and not colon):
+        if colon:
+            raise Refused("usage", "rotatekv takes no argument")
+        argument = "1"
+    if name == "criterion":
+        return name, multiplier(argument), None, span, True
+    if name == "rotatekv":
+        return name, None, None, span, decode
+    if name == "random":
+        count, seed_given, seed = argument.partition(":")
+        seed = whole_number(seed if seed_given else "", "seed")
+        if seed >= 1 << 64:
+            raise Refused("usage", "random: the seed has at most 64 bits")
+        return name, (whole_number(count, "random"), seed), None, span, decode
+    if name == "attention":
+        without = argument.endswith("-sinks")
+        count = argument[: -len("-sinks")] if without else argument
+        return name, (whole_number(count, name), without), None, span, decode
+    if name in ("toph", "bigkeys", "smallkeys", "greedy"):
+        return name, whole_number(argument, name), None, span, decode
     if name == "kvsink":
         argument, at, stage = argument.partition("@")
         if at and stage not in ("each", "join"):
@@ -92,6 +132,17 @@ def parse_keep(text):
     return name, argument, stage, span, decode
 
 
+def multiplier(text):
+    """criterion's M: digits, perhaps a point and more digits, 0 to 100."""
+    whole, point, fraction = text.partition(".")
+    whole_number(whole, "criterion")
+    if point:
+        whole_number(fraction, "criterion")
+    if float(text) > 100:
+        raise Refused("usage", "criterion: M is at most 100, found '%s'" % text)
+    return float(text)
+
+
 def parse_layers(text):
     if text in ("after", "all"):
         return text
@@ -106,6 +157,8 @@ def parse_layers(text):
 
 def top(values, k, wrong=""):
     """Positions of the k largest of |values|, ties by position (see the head of this file)."""
+    if k == 0:
+        return []
     size = [v if wrong == "sign" else abs(v) for v in values]
     if k >= len(size):
         if wrong == "n-larger-than-prompt":
@@ -211,12 +264,10 @@ def oracle(inputs, wrong=""):
     if isinstance(span, tuple) and span[1] >= layers:
         raise Refused("usage", "layer %d: the model has %d layers" % (span[1], layers))
     if name != "kvsink":
-        chosen = plain_set(name, argument, inputs, wrong)
-        low, high = span if isinstance(span, tuple) else (0, layers - 1)
-        if wrong == "range-open" and isinstance(span, tuple):
-            high -= 1
+        covered = covered_layers(span, layers, stages, wrong)
+        sets = layer_sets(name, argument, inputs, wrong)
         return {
-            "layers": [chosen if low <= layer <= high else [] for layer in range(layers)],
+            "layers": [sets[layer] if layer in covered else [] for layer in range(layers)],
             "decode": decode,
         }
     if stages is None:
@@ -232,6 +283,79 @@ def oracle(inputs, wrong=""):
         "stagePositions": own,
         "stageCapBound": [bound for _, bound in sets],
     }
+
+
+def covered_layers(span, layers, stages, wrong):
+    """The layers of every rule but kvsink."""
+    if isinstance(span, tuple):
+        return range(span[0], span[1] + (wrong != "range-open"))
+    if span != "after" or wrong == "after-means-all":
+        return range(layers)
+    if stages is None:
+        raise Refused("usage", "/after needs a profile; make one with calibrate")
+    if not stages:
+        return range(0)
+    first = stages[0] if wrong == "after-first-stage" else best_stage(stages, wrong)
+    return range(first["layer"] + 1, layers)
+
+
+def layer_sets(name, argument, inputs, wrong):
+    """The set of every layer, covered or not."""
+    layers, tokens = inputs["layers"], inputs["tokens"]
+    if name in ("toph", "rotatekv"):
+        width = inputs["width"]
+        x = evidence.rows_of(inputs["X"], layers, tokens * width)
+        if wrong == "layer-output":
+            x = x[1:] + x[-1:]
+        if name == "rotatekv":
+            if wrong == "rotatekv-once":
+                x = x[:1] * layers
+            return [evidence.rotatekv_tokens(one, width, wrong) for one in x]
+        peaks = [[evidence.row_peak(row, wrong) for row in evidence.rows_of(one, tokens, width)]
+                 for one in x]
+        return [top(one, argument, wrong) for one in peaks]
+    if name in ("bigkeys", "smallkeys"):
+        big = (name == "bigkeys") != (wrong == "keys-other-way-round")
+        out = []
+        for one in evidence.rows_of(inputs["keyRows"], layers, len(inputs["keyRows"]) // layers):
+            rows = evidence.rows_of(one, tokens, len(one) // tokens)
+            norms = [evidence.row_norm(row, wrong) for row in rows]
+            out.append(top(norms, argument, wrong) if big
+                       else evidence.smallest(norms, argument, wrong))
+        return out
+    if name == "random":
+        count, seed = argument
+        step = 1 if wrong == "random-per-layer" else 0
+        return [evidence.random_positions(seed + step * layer, tokens, count, wrong)
+                for layer in range(layers)]
+    if name in ("attention", "criterion"):
+        a = evidence.rows_of(inputs["A"], layers, inputs["heads"], tokens, tokens)
+        scores = [evidence.attention_scores(heads, tokens, wrong) for heads in a]
+        if name == "attention":
+            return attention_sets(scores, argument, inputs, wrong)
+        if wrong == "criterion-per-layer":
+            return [evidence.five_best(one) for one in scores]
+        return [evidence.five_best(evidence.criterion_scores(scores, argument, wrong))] * layers
+    return [plain_set(name, argument, inputs, wrong)] * layers
+
+
+def attention_sets(scores, argument, inputs, wrong):
+    count, without = argument
+    taken = set()
+    if without:
+        stages, tokens = inputs.get("stages"), inputs["tokens"]
+        if stages is None:
+            raise Refused("usage", "attention:K-sinks needs a profile; make one with calibrate")
+        for i, stage in enumerate(stages):
+            h = inputs["h"][i * tokens : (i + 1) * tokens]
+            if wrong != "sinks-of-one-stage" or stage is best_stage(stages, ""):
+                taken.update(select(h, "auto", stage["threshold"])[0])
+    if wrong == "sinks-eligible":
+        taken = set()
+    if wrong == "kth-before-exclusion":
+        return [[t for t in top(one, count) if t not in taken] for one in scores]
+    eligible = [t for t in range(inputs["tokens"]) if t not in taken]
+    return [[eligible[i] for i in top([one[t] for t in eligible], count, wrong)] for one in scores]
 
 
 def grammar_oracle(inputs, wrong=""):
@@ -486,6 +610,59 @@ MALFORMED = (
     "/all",
     "+decode",
     ":4",
+    "rotatekv:20",
+    "rotatekv:",
+    "rotatekv@1",
+    "toph",
+    "toph:",
+    "toph:x",
+    "toph:-1",
+    "toph:5@1",
+    "attention",
+    "attention:",
+    "attention:-5",
+    "attention:-sinks",
+    "attention:5-",
+    "attention:5-sink",
+    "attention:5-sinks-sinks",
+    "attention:5@each",
+    "criterion:",
+    "criterion:x",
+    "criterion:-1",
+    "criterion:1.",
+    "criterion:.5",
+    "criterion:1e1",
+    "criterion:100.5",
+    "criterion:1:2",
+    "criterion@2",
+    "random",
+    "random:5",
+    "random:5:",
+    "random::1",
+    "random:5:-1",
+    "random:5:0x1",
+    "random:5:1:2",
+    "random:5:18446744073709551616",
+    "random:5:1@0",
+    "bigkeys",
+    "bigkeys:",
+    "smallkeys:all",
+    "greedy",
+    "greedy:-1",
+    "kvsink:best@1",
+    "kvsink:best5",
+    "kvsink:Best",
+    "best",
+)
+NOT_WHILE_DECODING = (
+    "rotatekv+decode",
+    "toph:5+decode",
+    "attention:5+decode",
+    "attention:5-sinks/all+decode",
+    "random:5:1+decode",
+    "bigkeys:5+decode",
+    "smallkeys:5+decode",
+    "greedy:5+decode",
 )
 WELL_FORMED = (
     "none",
@@ -506,7 +683,187 @@ WELL_FORMED = (
     "first:4+decode",
     "kvsink:auto@12/3-7+decode",
     "none+decode",
+    "first:4/after",
+    "positions:3/after+decode",
+    "kvsink:best",
+    "kvsink:best/12-29",
+    "kvsink:best/after+decode",
+    "rotatekv",
+    "rotatekv/0-3",
+    "toph:5",
+    "toph:20/after",
+    "attention:5",
+    "attention:5-sinks",
+    "attention:5-sinks/2-3",
+    "criterion",
+    "criterion:0",
+    "criterion:2.25",
+    "criterion:100",
+    "criterion:1+decode",
+    "criterion/all",
+    "random:5:0",
+    "random:5:18446744073709551615/after",
+    "bigkeys:5",
+    "smallkeys:5/3-4",
+    "greedy:5",
+    "greedy:5/after",
 )
+
+
+def rule_cases(file, random):
+    """The rules of evidence.py: sinks at 5 and 11, and other tokens that are merely attended to."""
+    tokens, layers, heads, width = 24, 4, 2, 6
+    stages = [stage(0, 1, 1, 60, 0.5, 10), stage(1, 3, -1, 900, 0.5, 20)]
+    h = planted_h(random, tokens, {0: 50.0, 7: 40.0}) + planted_h(random, tokens, {5: -800.0,
+                                                                                 11: -700.0})
+    base = {
+        "tokens": tokens,
+        "layers": layers,
+        "ids": list(range(tokens)),
+        "stages": stages,
+        "learned": [],
+        "h": h,
+    }
+    bare = {name: base[name] for name in ("tokens", "layers", "ids")}
+    outliers = {(0, 7, 1): 45.0, (1, 0, 1): -60.0, (1, 9, 2): 30.0, (2, 5, 3): -800.0,
+                (2, 11, 3): -700.0, (2, 20, 0): 9.0, (3, 5, 3): -810.0, (3, 11, 3): -705.0,
+                (3, 22, 4): 6.0}
+    x = {"width": width, "X": evidence.hidden(random, layers, tokens, width, outliers)}
+    wide = {"width": 24, "X": evidence.hidden(random, layers, tokens, 24, {
+        (layer, t, c): (30.0 + t + c) * (-1) ** c
+        for layer in range(layers) for t in (5, 11 - layer) for c in range(12)})}
+    keys = [f32(random.uniform(-2, 2)) for _ in range(layers * tokens * 8)]
+    for layer in range(layers):
+        for t, factor in ((5, 0.05), (11, 0.1), (17, 3.0), (2, 2.5)):
+            first = (layer * tokens + t) * 8
+            keys[first : first + 8] = [f32(round(v * factor, 3)) for v in keys[first : first + 8]]
+        flat_row, peaked_row = (layer * tokens + 13) * 8, (layer * tokens + 9) * 8
+        keys[flat_row : flat_row + 8] = [f32(1.9 * (-1) ** c) for c in range(8)]
+        keys[peaked_row : peaked_row + 8] = [f32(4.0 if c == 6 else 0.1) for c in range(8)]
+    k = {"keyRows": keys}
+
+    def case(name, keep, more, flags=(), must=(), profile=True):
+        inputs = dict({"keep": keep}, **(base if profile else bare))
+        inputs.update(more)
+        file.case(name, inputs, flags, must)
+
+    case("toph 2", "toph:2", x, ["outlier-channel", "sink-not-first"], ["layer-output",
+                                                                       "toph-signed"])
+    case("toph 5 after", "toph:5/after", x, [], ["after-means-all", "after-first-stage"])
+    case("toph without a profile", "toph:3", x, [], ["layer-output"], False)
+    case("toph more than the text", "toph:100", x, [], [], False)
+    case("toph 0", "toph:0", x, [], [], False)
+    flat = {"width": 2, "X": [f32(250 * (1 + (random.below(1000) - 500) * 1e-6))
+                              for _ in range(layers * tokens * 2)]}
+    case("toph of one repeated token", "toph:3", flat, ["repeated-token"], ["tie"], False)
+    case("toph by norm", "toph:4/1-2", wide, [], ["range-open"], False)
+    case("rotatekv", "rotatekv", wide, ["outlier-channel", "sink-not-first"],
+         ["layer-output", "rotatekv-twenty-tokens", "rotatekv-once"], False)
+    case("rotatekv, a few outliers", "rotatekv", x, ["outlier-channel"], ["layer-output"], False)
+    case("rotatekv after", "rotatekv/after", wide, [], ["after-means-all"])
+    case("rotatekv, equal entries", "rotatekv", {"width": 6, "X": [1.0] * (layers * tokens * 6)},
+         ["repeated-token"], [], False)
+    case("rotatekv, fewer than 20 entries", "rotatekv", {"width": 1, "X": [2.0, -1.0] * 2,
+         "tokens": 1, "ids": [3]}, [], [], False)
+    case("first after", "first:3/after", {}, [], ["after-means-all", "after-first-stage"])
+    case("first after without a profile", "first:3/after", {}, [], ["after-means-all"], False)
+    case("positions after, decode", "positions:3,9/after+decode", {}, [], ["after-means-all"])
+    case("none after without a profile", "none/after", {}, [], ["after-means-all"], False)
+    case("bigkeys 3", "bigkeys:3", k, ["sink-not-first"], ["keys-other-way-round",
+                                                          "keys-largest-channel"], False)
+    case("smallkeys 3", "smallkeys:3", k, ["sink-not-first"], ["keys-other-way-round",
+                                                              "keys-largest-channel",
+                                                              "keys-first-head"], False)
+    case("smallkeys after", "smallkeys:2/after", k, [], ["after-means-all"])
+    same = {"keyRows": [f32(v * (1 + (random.below(1000) - 500) * 1e-6)) for _ in
+                        range(layers * tokens) for v in (3.0, -4.0)]}
+    case("smallkeys of one repeated token", "smallkeys:4", same, ["repeated-token"],
+         ["smallkeys-tie"], False)
+    case("bigkeys of one repeated token", "bigkeys:4", same, ["repeated-token"], ["tie"], False)
+    case("smallkeys more than the text", "smallkeys:25", k, [], [], False)
+    case("random 5", "random:5:1", {}, [], ["random-seed-hashed", "random-scaled",
+                                           "random-per-layer"], False)
+    case("random 5 of another seed", "random:5:2", {}, [], ["random-per-layer"], False)
+    case("random 20 of 24", "random:20:7", {}, [], ["random-with-repeats"], False)
+    case("random all", "random:24:0", {}, [], [], False)
+    case("random more than the text", "random:30:3", {}, [], [], False)
+    case("random 0", "random:0:3", {}, [], [], False)
+    case("random, largest seed", "random:5:18446744073709551615/after", {}, [],
+         ["after-means-all"])
+    case("kvsink:best", "kvsink:best", {}, ["several-sinks"])
+    case("kvsink:best in some layers", "kvsink:best/2-3", {}, ["several-sinks"])
+    case("kvsink:best without a profile", "kvsink:best", {}, [], [], False)
+
+
+def attention_cases(file, random):
+    """Sinks at 5 and 11, a token that every layer attends to at 8, others that some layers do."""
+    tokens, layers, heads = 14, 3, 2
+    stages = [stage(0, 1, 1, 60, 0.5, 10), stage(1, 3, -1, 900, 0.5, 20)]
+    base = {
+        "tokens": tokens,
+        "layers": layers,
+        "ids": list(range(tokens)),
+        "stages": stages,
+        "learned": [],
+        "h": planted_h(random, tokens, {0: 50.0, 7: 40.0})
+        + planted_h(random, tokens, {5: -800.0, 11: -700.0}),
+    }
+    bare = {name: base[name] for name in ("tokens", "layers", "ids")}
+    shares = {(0, 7): 0.6, (1, 0): 0.8, (1, 7): 0.8, (1, 5): 1.2, (1, 11): 1.0, (2, 0): 0.5,
+              (2, 5): 1.5, (2, 11): 0.7, (2, 12): 0.6, (1, 12): 0.6, (0, 5): 0.1, (1, 10): 0.9,
+              (2, 7): 0.3, (0, 8): 0.5, (1, 8): 0.5, (2, 8): 0.5, (0, 2, 1): 0.9, (1, 3, 0): 1.2,
+              (2, 1, 1): 1.0}
+    a = {"heads": heads, "A": evidence.attention_rows(random, layers, heads, tokens, shares)}
+
+    def case(name, keep, more, flags=(), must=(), profile=True):
+        inputs = dict({"keep": keep}, **(base if profile else bare))
+        inputs.update(more)
+        file.case(name, inputs, flags, must)
+
+    case("attention 3", "attention:3", a, ["sinks-elsewhere", "sink-not-first"],
+         ["alpha-by-all-queries"], False)
+    case("attention 4 in two layers", "attention:4/1-2", a, [], ["alpha-by-all-queries"], False)
+    case("attention without its own query", "attention:6", a, [], ["alpha-without-itself"], False)
+    case("attention without sinks", "attention:3-sinks", a, ["sinks-elsewhere"],
+         ["sinks-eligible", "sinks-of-one-stage", "kth-before-exclusion"])
+    case("attention without sinks needs a profile", "attention:3-sinks", a, [], [], False)
+    case("attention without sinks, more than there are", "attention:12-sinks", a, ["fewer-than-k"],
+         ["sinks-eligible"])
+    case("attention without sinks, no stage", "attention:3-sinks", dict(a, stages=[], h=[]),
+         ["no-stage"])
+    case("first after, no stage", "first:3/after", {"stages": [], "h": []}, ["no-stage"],
+         ["after-means-all"])
+    case("criterion", "criterion", a, ["sinks-elsewhere"], ["criterion-per-layer"], False)
+    case("criterion without deviation", "criterion:0", a, [], ["multiplier-ignored"], False)
+    case("criterion 3", "criterion:3/1-2", a, [], ["multiplier-ignored", "variance"], False)
+    case("criterion 0.5 and decode", "criterion:0.5+decode", a, [], ["variance"], False)
+    case("criterion after", "criterion/after", a, [], ["after-means-all"])
+
+
+def criterion_cases(file, random):
+    compare = abs_rel(1e-9, 1e-9, "sums of at most 24 x 8 float32 numbers in double, and a "
+                      "square root of a difference of such sums: 200 x 2**-53 / 1e-4")
+    shares = {(0, 3): 0.6, (1, 3): 0.5, (2, 3): 0.6, (2, 9): 2.0, (1, 0): 0.4, (0, 0): 0.5,
+              (2, 0): 0.3, (0, 12): 0.8, (1, 12): 0.7, (2, 12): 0.9, (1, 17): 1.5, (2, 17): 1.4,
+              (0, 17): 1.4, (0, 4, 1): 0.9, (1, 5, 0): 0.9}
+    for name, tokens, multiplier, appends, must in (
+        ("prefill and single steps", 20, 1.0, [14, 1, 1, 1, 1, 1, 1], ["alpha-by-all-queries",
+                                                                       "sample-deviation"]),
+        ("from the first token", 7, 0.5, [1] * 7, ["variance", "alpha-without-itself"]),
+        ("in parts", 20, 3.0, [5, 9, 6], ["multiplier-ignored", "sample-deviation"]),
+        ("M = 0", 12, 0.0, [12], ["multiplier-ignored", "alpha-largest-head"]),
+    ):
+        file.case(name, {"layers": 3, "heads": 2, "tokens": tokens, "multiplier": multiplier,
+                         "appends": appends,
+                         "A": evidence.attention_rows(random, 3, 2, tokens, shares)},
+                  ["sink-not-first"], must, compare)
+    file.case("one layer", {"layers": 1, "heads": 1, "tokens": 6, "multiplier": 1.0,
+                            "appends": [4, 2],
+                            "A": evidence.attention_rows(random, 1, 1, 6, {(0, 2): 1.0})},
+              ["sink-not-first"], [], compare)
+    uniform = [f32(0.125) if j <= i else 0.0 for i in range(8) for j in range(8)]
+    file.case("all equal", {"layers": 2, "heads": 1, "tokens": 8, "multiplier": 1.0,
+                            "appends": [8], "A": uniform * 2}, ["repeated-token"], [], compare)
 
 
 def files():
@@ -516,10 +873,22 @@ def files():
     file = VectorFile("keep_stages", "keep", {"stages": "several"}, oracle, NOTES, list(MISTAKES))
     several_stage_cases(file, Random("keep stages"))
     yield file
+    rules = list(MISTAKES) + list(evidence.MISTAKES)
+    file = VectorFile("keep_rules", "keep", {"stages": "two or none"}, oracle, NOTES, rules)
+    rule_cases(file, Random("keep rules"))
+    attention_cases(file, Random("keep attention"))
+    yield file
+    file = VectorFile("criterion", "criterion", {}, evidence.criterion_oracle, NOTES,
+                      list(evidence.MISTAKES))
+    criterion_cases(file, Random("criterion"))
+    yield file
     file = VectorFile("keep_grammar", "keep_grammar", {}, grammar_oracle, NOTES)
     for text in WELL_FORMED:
         file.case("accept '%s'" % text, {"keep": text})
     for text in MALFORMED:
         file.case("refuse '%s'" % text, {"keep": text}, ["malformed"])
+        assert "error" in file.cases[-1], text
+    for text in NOT_WHILE_DECODING:
+        file.case("refuse '%s'" % text, {"keep": text}, ["not-while-decoding"])
         assert "error" in file.cases[-1], text
     yield file

@@ -12,7 +12,7 @@ import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 VECTORS = os.path.join(os.path.dirname(HERE), "vectors")
-LIMIT = 1500000
+LIMIT = 2500000
 KNOWN = {
     "$schema",
     "title",
@@ -106,6 +106,10 @@ def size_violations(piece, case, where):
                 (out["codes"], len(given["x"]), "codes"),
                 (out["dequant"], len(given["x"]), "dequant"),
             ]
+    elif piece == "criterion":
+        size = given["layers"] * given["heads"] * given["tokens"] ** 2
+        wanted = [(given["A"], size, "A")]
+        wanted += [(out[name], len(given["appends"]), name) for name in ("scores", "positions")]
     elif piece == "sink_metric":
         layers, heads, tokens, _ = given["shape"]
         wanted = [
@@ -114,9 +118,15 @@ def size_violations(piece, case, where):
             (out["sink"], len(given["eps"]) * tokens, "sink"),
             (out["mass"], layers * heads, "mass"),
         ]
-    elif piece == "keep" and "stages" in given:
-        wanted = [(given["h"], len(given["stages"]) * given["tokens"], "h")]
-        wanted += [(out["layers"], given["layers"], "layers")] if out else []
+    elif piece == "keep":
+        layers, tokens = given["layers"], given["tokens"]
+        if "stages" in given:
+            wanted.append((given["h"], len(given["stages"]) * tokens, "h"))
+        if "X" in given:
+            wanted.append((given["X"], layers * tokens * given["width"], "X"))
+        if "A" in given:
+            wanted.append((given["A"], layers * given["heads"] * tokens**2, "A"))
+        wanted += [(out["layers"], layers, "layers")] if out else []
     elif piece == "cache":
         for one in given["sequences"]:
             size = one["tokens"] * product(given["shape"])
