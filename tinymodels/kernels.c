@@ -28,6 +28,8 @@
 #pragma GCC optimize("O3", "no-trapping-math", "no-math-errno")
 #endif
 
+enum { SUMS = 16 }; /* lanes of sums in double */
+
 #define VERSION plain
 #define LANES 4
 #include "version.inc"

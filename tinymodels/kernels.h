@@ -1,11 +1,11 @@
 /* The inner loops of the fast backend, in one version per instruction set.
  *
- * kernels.inc and exact.inc hold the loops once; kernels.c compiles them for AVX-512, for AVX2 with
- * FMA and for whatever the compiler's default is (the only version on processors that are not
- * x86), and chooses at run time. The versions of kernels.inc differ in the number of lanes that a
+ * kernels.inc, exact.inc and score.inc hold the loops once; kernels.c compiles them for AVX-512, for
+ * AVX2 with FMA and for whatever the compiler's default is (the only version on processors that are
+ * not x86), and chooses at run time. The versions of kernels.inc differ in the number of lanes that a
  * sum is spread over and in whether a product and a sum are rounded once or twice, so their results
  * differ by rounding; each version by itself gives the same bits whatever the number of threads
- * and tasks. Those of exact.inc do not differ. */
+ * and tasks. Those of exact.inc and score.inc do not differ. */
 #ifndef TM_KERNELS_H
 #define TM_KERNELS_H
 
@@ -59,6 +59,14 @@ typedef struct {
      * rounded up to a multiple of 16. */
     void (*unpack)(float *y, const uint32_t *words, int first, int n, int bits, float s, float m,
                    int zero);
+
+    /* Scores, in double; all versions give the same bits (score.inc). sum of exp(x[i] - top), for
+     * x[i] - top <= 700; sum of p (log p - (x[i] - z)) with log p = x16[i] - z16; y = exp(x) for
+     * |x| <= 700, within 1e-13; index of the largest (the first such), n >= 1. */
+    double (*exp_sum)(const float *x, double top, int n);
+    double (*kl_sum)(const float *x16, double z16, const float *x, double z, int n);
+    void (*exp_double)(double *y, const double *x, int n);
+    int (*largest)(const float *x, int n);
 } tm_kernels;
 
 /* The best version that this processor runs, or the one named by the environment variable

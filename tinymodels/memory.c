@@ -326,6 +326,11 @@ const kv_memory *tm_window_memory(const tm_window *w)
     return &w->memory;
 }
 
+const float *tm_window_read(const tm_window *w, int values)
+{
+    return w->x[values != 0];
+}
+
 double tm_window_seconds(const tm_window *w)
 {
     return w->seconds;

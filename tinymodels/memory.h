@@ -44,6 +44,9 @@ const kv_memory *tm_window_memory(const tm_window *w);
 /* What the packed cache of the last window holds: what kv_cache_bytes gives after kv_cache_seal. */
 kv_bytes tm_window_bytes(const tm_window *w, int layer);
 
+/* What attention read of the last layer that ran: keys (after RoPE) or values [tokens][Hk][D]. */
+const float *tm_window_read(const tm_window *w, int values);
+
 /* Seconds spent on quantizing since tm_window_open. */
 double tm_window_seconds(const tm_window *w);
 
