@@ -16,17 +16,17 @@
 extern "C" {
 #endif
 
-/* A way to choose kept tokens. like: not a K of its own, but in each window the number that makes
- * the mean of kept rows a layer (over layers and windows so far) that of another rule: the head of
- * `rule` with its K replaced. Fractions are carried to the next window, so over all windows
- * the means differ by less than 1/windows, unless a window has too few tokens. */
+/* A way to choose kept tokens. If it matches another, its K is not its own: in each window it is the
+ * number that makes the mean of kept rows a layer (over layers and windows so far) that of `like`.
+ * Fractions are carried to the next window, so over all windows the means differ by less than
+ * 1/windows, unless a window has too few tokens. */
 typedef struct {
     kv_keep_rule rule;
     int matches; /* 1: with the mean kept rows of `like` */
     kv_keep_rule like;
 } tm_choice;
 
-/* A KEEP of the command line, or NAME:=KEEP with NAME first: as many as the other KEEP keeps. */
+/* A KEEP of the command line, or first:=KEEP, toph:=KEEP: as many rows as the other KEEP keeps. */
 int tm_choice_parse(tm_choice *c, const char *text, kv_error *err);
 
 /* 1 if it needs a profile. */
@@ -38,6 +38,7 @@ typedef struct {
     const kv_profile *profile; /* or NULL */
     const tm_choice *choice;  /* [choices]; the caller's, used until the end */
     int choices;
+    int marks;                /* 1: mark sinks, for whole windows */
     int hold;                 /* 1: all windows; 0: only the latest is needed again */
     size_t memory;            /* bytes for logits */
 } tm_base_spec;
@@ -63,6 +64,8 @@ typedef struct {
     const float *hidden;     /* [ctx][C] */
     const kv_keep *keep;     /* [choices], whole windows only, else NULL */
     const int *capped;       /* [choices] */
+    const char *is_sink;     /* [ctx] what kvsink:auto@join marks with this profile; without one,
+                                or where it has no stage, the first token. If marks is set. */
     double bytes;            /* of the 16-bit cache */
     double *log_sum;         /* [ctx] of a row's exponentials; NaN: nobody has asked yet */
     int *best;               /* [ctx] largest logit, the lowest id of equals */

@@ -22,8 +22,10 @@
 #define TM_EVAL_H
 
 #include "analysis.h"
+#include "base.h"
 #include "fast.h"
 #include "kv.h"
+#include "layers.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -61,13 +63,33 @@ typedef struct {
     int stream;                /* P, or 0: whole window */
 } tm_eval_spec;
 
+/* One window: means over its scored predictions. */
+typedef struct {
+    double loss16, loss; /* -ln p of what comes next */
+    double kl, top1;
+    double bytes, kept;  /* of its cache; kept positions per layer, mean over layers */
+    int capped;
+} tm_eval_window;
+
+/* Octave o holds the predictions of positions 2^o .. 2^(o+1)-1: sums over all windows. */
+enum { TM_OCTAVES = 21 };
+
+typedef struct {
+    long long tokens;
+    double loss16, loss, kl;
+} tm_octave;
+
 typedef struct {
     int windows;
     long long tokens;       /* scored predictions */
     double ppl16, ppl, kl, top1;
-    double kl_error;        /* standard error of kl over windows; 0 for one window */
+    double kl_error;        /* standard errors over windows; 0 for one window */
+    double loss, loss_error; /* ln(ppl / ppl16): how much worse the mean -ln p is */
+    double top1_error;
     double bits, bytes, bytes16, kept;
     int capped;             /* windows in which an auto rule met its cap */
+    tm_octave octave[TM_OCTAVES];
+    double logits_error[TM_TOKEN_KINDS]; /* if layers were asked for, see layers.h */
 } tm_eval_result;
 
 /* windows [count][ctx], as tm_windows makes them. fast: whose threads to use besides the engine's
@@ -75,6 +97,20 @@ typedef struct {
  * anything runs. */
 int tm_eval(tm_eval_result *r, const tm_eval_spec *spec, const tm_engine *e, tm_fast *fast,
             const int *windows, int count, tm_progress *progress, void *self, kv_error *err);
+
+/* One setting on the 16-bit side that tm_base made. */
+typedef struct {
+    kv_format keys, values;
+    int recent;    /* stream only, else 0 */
+    int choice;    /* number of the keep rule among those of the base */
+    int windows;   /* the first so many of the base; 0: all */
+} tm_eval_cell;
+
+/* each [windows], layer [layers]: NULL if nobody wants to know; layer is for whole windows, on a
+ * base that marks sinks. Results do not depend on what was asked of the base before. */
+int tm_eval_on(tm_eval_result *r, tm_eval_window *each, tm_layer_error *layer,
+               const tm_eval_cell *cell, tm_base *base, tm_progress *progress, void *self,
+               kv_error *err);
 
 #ifdef __cplusplus
 }
