@@ -1,4 +1,5 @@
 /* Means with errors, and Student's t against its printed tables and closed forms. */
+#include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 
 #include "check.h"
