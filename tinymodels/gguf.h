@@ -142,6 +142,17 @@ size_t gguf_block_bytes(int tensor_type);
  * out as such: whoever loads a model checks. Several threads may work on one tensor. */
 int gguf_dequantize(float *out, const gguf_tensor *t, size_t first, size_t count, kv_error *err);
 
+/* One block of a quantized tensor taken apart: element i is
+ * scale[i/16] * q[i] + min[i/16], the product and the sum each rounded to float32. A block of 32
+ * fills the first two runs only. */
+typedef struct {
+    float scale[16], min[16];
+    int8_t q[256];
+} gguf_parts;
+
+/* Returns 0 if the tensor's type has no blocks (F32, F16, BF16, unknown ones). */
+int gguf_take_apart(gguf_parts *p, const gguf_tensor *t, size_t block);
+
 /* ---------------------------------------------------------------- writing */
 
 /* Collects keys and tensors and writes them as one version 3 file with the default alignment
