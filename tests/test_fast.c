@@ -124,6 +124,107 @@ Test(fast, few_rows_are_as_if_alone)
     free(x), free(w), free(all), free(one);
 }
 
+/* ------------------------------------------------------ products of blocks */
+
+/* Types, and where in a block the binary16 scales stand (-1: none). */
+static const struct { int type, half[2]; } block_types[] = {
+    {GGUF_Q4_0, {0, -1}},  {GGUF_Q4_1, {0, 2}},    {GGUF_Q5_0, {0, -1}}, {GGUF_Q5_1, {0, 2}},
+    {GGUF_Q8_0, {0, -1}},  {GGUF_Q2_K, {80, 82}},  {GGUF_Q3_K, {108, -1}}, {GGUF_Q4_K, {0, 2}},
+    {GGUF_Q5_K, {0, 2}},   {GGUF_Q6_K, {208, -1}}, {GGUF_F16, {0, -1}},  {GGUF_BF16, {0, -1}},
+    {GGUF_F32, {0, -1}},
+};
+
+#define BLOCK_TYPES ((int)(sizeof block_types / sizeof *block_types))
+
+/* Random bytes, with scales between 2^-7 and 2, both signs. */
+static gguf_tensor make_tensor(int type, const int *half, int rows, int cols, uint64_t *seed)
+{
+    size_t each = gguf_block_elements(type), size = gguf_block_bytes(type);
+    size_t blocks = (size_t)rows * (size_t)cols / each;
+    unsigned char *data = malloc(blocks * size);
+    for (size_t i = 0; i < blocks * size; i++)
+        data[i] = (unsigned char)check_next(seed);
+    for (size_t b = 0; b < blocks; b++)
+        for (int i = 0; i < 2 && half[i] >= 0; i++) {
+            uint16_t h = (uint16_t)((0x2000 + check_below(seed, 0x2000)) | check_below(seed, 2) << 15);
+            unsigned char *at = data + b * size + half[i] + (type == GGUF_F32 ? 2 : 0);
+            memcpy(at, &h, sizeof h);
+        }
+    gguf_tensor t = {"w", type, 2, {(size_t)cols, (size_t)rows, 1, 1}, (size_t)rows * (size_t)cols,
+                     blocks * size, data, "a test"};
+    return t;
+}
+
+static void check_blocks(int which, int rows, int cols, int version, uint64_t *seed)
+{
+    enum { N = 4 };
+    gguf_tensor t = make_tensor(block_types[which].type, block_types[which].half, rows, cols, seed);
+    float *w = check_floats(t.elements), *x = check_floats(N * (size_t)cols);
+    float *want = check_floats(N * (size_t)rows), *got = check_floats(N * (size_t)rows);
+    kv_matrix m = {rows, cols, w};
+    cr_assert_eq(gguf_dequantize(w, &t, 0, t.elements, NULL), KV_OK);
+    check_keys(x, N, cols, seed);
+    for (int threads = 1; threads <= 3; threads += 2) {
+        tm_fast *f = open_fast(threads, version);
+        const kv_backend *b = tm_fast_backend(f);
+        for (int n = 1; n <= N; n++) {
+            b->matmul(b->self, want, x, &m, n);
+            cr_assert_eq(tm_fast_know(f, w - 1, &t, NULL), KV_OK); /* neighbours to be told apart */
+            cr_assert_eq(tm_fast_know(f, w + 1, &t, NULL), KV_OK);
+            cr_assert_eq(tm_fast_know(f, w, &t, NULL), KV_OK);
+            float first = w[0];
+            if (n == 1 && t.type != GGUF_F32 && tm_kernels_at(version)->gemv4)
+                w[0] = NAN; /* nobody looks here */
+            memset(got, 0, N * (size_t)rows * sizeof *got);
+            b->matmul(b->self, got, x, &m, n);
+            w[0] = first;
+            cr_expect(check_same(got, want, (size_t)(n * rows)), "%s, %s, %d x %d, %d rows",
+                      tm_fast_simd(f), gguf_type_name(t.type), rows, cols, n);
+            tm_fast_forget(f);
+        }
+        tm_fast_close(f);
+    }
+    free((void *)t.data), free(w), free(x), free(want), free(got);
+}
+
+Test(fast, blocks_give_the_bits_of_float32)
+{
+    uint64_t seed = 12;
+    for (int v = 0; v < versions(); v++)
+        for (int i = 0; i < BLOCK_TYPES; i++) {
+            int each = (int)gguf_block_elements(block_types[i].type);
+            int unit = each < 64 ? 64 : each;
+            check_blocks(i, 1, unit, v, &seed);
+            check_blocks(i, 37, 3 * unit, v, &seed);
+            check_blocks(i, 385, 2 * 256, v, &seed); /* several stripes */
+        }
+}
+
+Test(fast, blocks_that_do_not_fit_are_left_alone)
+{
+    const int half[2] = {0, -1};
+    uint64_t seed = 13;
+    gguf_tensor t = make_tensor(GGUF_Q8_0, half, 4, 96, &seed); /* not a multiple of 64 */
+    float *w = check_floats(t.elements), x[96] = {0}, y[8], want[8] = {0};
+    cr_assert_eq(gguf_dequantize(w, &t, 0, t.elements, NULL), KV_OK);
+    check_fill(x, 96, &seed);
+    for (int v = 0; v < versions(); v++) {
+        tm_fast *f = open_fast(1, v);
+        const kv_backend *b = tm_fast_backend(f);
+        kv_matrix m = {4, 96, w}, half_of_it = {8, 48, w}; /* another shape at the same place */
+        for (int i = 0; i < 2; i++) {
+            const kv_matrix *a = i ? &half_of_it : &m;
+            b->matmul(b->self, want, x, a, 1);
+            cr_assert_eq(tm_fast_know(f, w, &t, NULL), KV_OK);
+            b->matmul(b->self, y, x, a, 1);
+            cr_expect(check_same(y, want, (size_t)a->rows));
+            tm_fast_forget(f);
+        }
+        tm_fast_close(f);
+    }
+    free((void *)t.data), free(w);
+}
+
 /* ------------------------------------------------- norm and feed-forward */
 
 Test(fast, swiglu_within_bound)

@@ -312,6 +312,7 @@ Test(model, runs_fast_as_scalar_and_the_same_on_any_number_of_threads)
     for (int i = 0; i < 3; i++) {
         tm_fast *f;
         cr_assert_eq(tm_fast_open(&f, threads[i], NULL), KV_OK);
+        cr_assert_eq(tm_model_known(m, f, NULL), KV_OK);
         run.backend = tm_fast_backend(f);
         cr_assert_eq(kv_forward(got, &run, tokens, T, NULL), KV_OK);
         cr_assert_eq(kv_logits(logits, &run, got, T, NULL), KV_OK);

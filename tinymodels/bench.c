@@ -1,4 +1,6 @@
-/* Measures how fast things are: build/bench MODEL.gguf [--runs N] [--threads N] [--json FILE]
+/* Measures how fast things are:
+ *   build/bench MODEL.gguf [--decode] [--runs N] [--threads N] [--json FILE]
+ * --decode: only the rows about decoding.
  *
  * Every run measures everything once, one after the other, and the table shows medians over runs;
  * so a slow minute of the machine meets all figures alike. With LLAMA_BENCH and LLAMA_PERPLEXITY
@@ -92,7 +94,7 @@ static double median(double *x, int n)
 
 typedef struct {
     const char *path, *json;
-    int runs, threads;
+    int runs, threads, only_decode;
     tm_model *model;
     const kv_model *kv;
     tm_fast *fast;
@@ -386,8 +388,8 @@ static int decode_rows(bench *b, figures *f)
 
 static int one_run(bench *b, figures *f)
 {
-    int bad = window_rows(b, f);
-    if (!bad)
+    int bad = b->only_decode ? KV_OK : window_rows(b, f);
+    if (!bad && !b->only_decode)
         bad = prefill_rows(b, f);
     return bad ? bad : decode_rows(b, f);
 }
@@ -401,6 +403,8 @@ static void print_table(figures *f, const bench *b)
            getenv("LLAMA_BENCH") || getenv("LLAMA_PERPLEXITY") ? ", llama.cpp measured in between"
                                                                : "");
     for (int r = 0; r < ROWS; r++) {
+        if (!f->n_ours[r])
+            continue;
         double ours = median(f->ours[r], f->n_ours[r]);
         double theirs = median(f->theirs[r], f->n_theirs[r]);
         printf("%-40s %10.*f %-6s", rows[r].text, ours < 1 ? 4 : ours < 10 ? 2 : 1, ours,
@@ -420,6 +424,8 @@ static int write_json(figures *f, bench *b)
     fprintf(out.f, "{\"threads\": %d, \"simd\": \"%s\", \"runs\": %d",
             tm_pool_threads(tm_fast_pool(b->fast)), tm_fast_simd(b->fast), b->runs);
     for (int r = 0; r < ROWS; r++) {
+        if (!f->n_ours[r])
+            continue;
         fprintf(out.f, ",\n \"%s\": {\"unit\": \"%s\", \"median\": %.6g", rows[r].key, rows[r].unit,
                 median(f->ours[r], f->n_ours[r]));
         if (f->n_theirs[r])
@@ -449,6 +455,8 @@ static int measure(bench *b)
     int bad = load(b, &f);
     if (!bad)
         bad = tm_fast_open(&b->fast, b->threads, &b->err);
+    if (!bad)
+        bad = tm_model_known(b->model, b->fast, &b->err);
     if (bad)
         return bad;
     b->kv = b->model->kv;
@@ -466,7 +474,7 @@ static int measure(bench *b)
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: bench MODEL.gguf [--runs N] [--threads N] [--json FILE]\n"
+    fprintf(stderr, "usage: bench MODEL.gguf [--decode] [--runs N] [--threads N] [--json FILE]\n"
                     "LLAMA_BENCH=path and LLAMA_PERPLEXITY=path measure llama.cpp side by side.\n");
     return KV_FAIL_USAGE;
 }
@@ -493,6 +501,8 @@ int main(int argc, char **argv)
             ok = number(&b.threads, next, 1, 1024), i++;
         else if (!strcmp(argv[i], "--json"))
             ok = (b.json = next) != NULL, i++;
+        else if (!strcmp(argv[i], "--decode"))
+            b.only_decode = 1;
         else if (argv[i][0] != '-' && !b.path)
             b.path = argv[i];
         else

@@ -3,7 +3,9 @@
  * Matrix products. y = x W^T is cut into tiles of TILE_X rows of x by TILE_W rows of W. Tiles that
  * share rows of W follow each other, so that a tile of W comes from memory once and then from the
  * cache. For few rows of x the cost is reading W, and the tiles are stripes of W of about
- * STRIPE floats.
+ * STRIPE weights; for the fewest they are read in the form of blocks.h, which is shorter, if
+ * tm_fast_know has been told where they come from. Both forms give the same bits. The blocks
+ * are made when they are first used: who only runs whole windows never has them.
  *
  * Attention. A task is one query head and TILE_Q queries: scores against all keys that the last of
  * them sees (one product), softmax row by row, values under the weights (one product). Keys behind
@@ -21,7 +23,12 @@
 #include "fast_inside.h"
 #include "pages.h"
 
-enum { TILE_X = 128, TILE_W = 192, TILE_Q = 64, FEW_ROWS = 8, STRIPE = 32768, BUNCH = 8192 };
+enum {
+    TILE_X = 128, TILE_W = 192, TILE_Q = 64, BUNCH = 8192,
+    FEW_ROWS = 8,  /* of x: OpenBLAS from here on */
+    FEWEST = 3,    /* of x: from here on making weights anew for each costs more than reading */
+    STRIPE = 32768 /* weights */
+};
 
 static int tiles(int n, int size)
 {
@@ -67,6 +74,7 @@ typedef struct {
     float *y;
     const float *x;
     const kv_matrix *w;
+    const tm_blocks *blocks;
     int n, across, stripe; /* tiles of x side by side; rows of W in a stripe */
 } product;
 
@@ -81,20 +89,139 @@ static void product_tile(void *arg, int task, int worker)
                 p->y + (size_t)i * (size_t)p->w->rows + r, p->w->rows);
 }
 
+/* Where data is, or would have to be, among the matrices that are known. */
+static int place(const tm_fast *f, const float *data)
+{
+    int low = 0, high = f->n_known;
+    while (low < high) {
+        int middle = low + (high - low) / 2;
+        if (f->known[middle].data < data)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static void drop_blocks(tm_fast *f)
+{
+    tm_pages_free(f->blocks, f->blocks_size);
+    f->blocks = NULL;
+    f->blocks_size = 0;
+    for (int i = 0; i < f->n_known; i++)
+        f->known[i].blocks.data = NULL;
+}
+
+int tm_fast_know(tm_fast *f, const float *data, const gguf_tensor *t, kv_error *err)
+{
+    int at = place(f, data);
+    drop_blocks(f);
+    if (at == f->n_known || f->known[at].data != data) {
+        tm_known *more = realloc(f->known, ((size_t)f->n_known + 1) * sizeof *more);
+        if (!more)
+            return kv_fail(err, KV_FAIL_RUN, "not enough memory");
+        f->known = more;
+        memmove(more + at + 1, more + at, (size_t)(f->n_known++ - at) * sizeof *more);
+    }
+    f->known[at] = (tm_known){data, t, tm_blocks_plan(t), 0};
+    return KV_OK;
+}
+
+void tm_fast_forget(tm_fast *f)
+{
+    drop_blocks(f);
+    free(f->known);
+    f->known = NULL;
+    f->n_known = 0;
+}
+
+/* Memory for the blocks of all matrices together: one by one they would waste huge pages. */
+static int need_blocks(tm_fast *f)
+{
+    if (f->blocks)
+        return 1;
+    for (int i = 0; i < f->n_known; i++) {
+        f->known[i].at = f->blocks_size;
+        f->blocks_size += f->known[i].blocks.size;
+    }
+    f->blocks = tm_pages(f->blocks_size);
+    if (!f->blocks)
+        f->blocks_size = 0;
+    return f->blocks != NULL;
+}
+
+/* What a product of n rows is to read. */
+static const tm_blocks *blocks_of(tm_fast *f, const kv_matrix *w, int n)
+{
+    static const tm_blocks floats = {.form = TM_AS_FLOATS};
+    int at = n <= FEWEST ? place(f, w->data) : f->n_known;
+    tm_known *k = at < f->n_known && f->known[at].data == w->data ? &f->known[at] : NULL;
+    if (!k || k->blocks.form == TM_AS_FLOATS || k->blocks.rows != w->rows ||
+        k->blocks.cols != w->cols || !f->kernels->gemv4 || !need_blocks(f))
+        return &floats;
+    if (!k->blocks.size && tm_fast_need_scratch(f, 4 * (size_t)w->cols, NULL))
+        return &floats;
+    if (!k->blocks.data)
+        tm_blocks_fill(&k->blocks, k->tensor, f->blocks + k->at, f->pool);
+    return &k->blocks;
+}
+
+static void stripe_of_floats(const product *p, int first, int n)
+{
+    size_t cols = (size_t)p->w->cols;
+    p->f->kernels->gemv(p->y + first, (size_t)p->w->rows, p->x, p->w->data + (size_t)first * cols,
+                        n, p->w->cols, p->n);
+}
+
+/* Four rows at a time go through this thread's scratch. */
+static void stripe_of_halves(const product *p, int first, int n, float *scratch)
+{
+    const tm_kernels *k = p->f->kernels;
+    size_t cols = (size_t)p->w->cols;
+    const uint16_t *from = (const uint16_t *)p->blocks->data + (size_t)first * cols;
+    for (int r = 0; r < n; r += 4) {
+        int rows = smaller(4, n - r);
+        size_t all = (size_t)rows * cols;
+        if (p->blocks->form == TM_AS_HALVES)
+            k->widen_half(scratch, from + (size_t)r * cols, all);
+        else
+            k->widen_bf16(scratch, from + (size_t)r * cols, all);
+        k->gemv(p->y + first + r, (size_t)p->w->rows, p->x, scratch, rows, p->w->cols, p->n);
+    }
+}
+
+static void stripe_of_blocks(const product *p, int first, int n)
+{
+    const tm_kernels *k = p->f->kernels;
+    const void *from = (const char *)p->blocks->data + (size_t)first * p->blocks->row_bytes;
+    for (int i = 0; i < p->n; i++) {
+        float *y = p->y + (size_t)i * (size_t)p->w->rows + first;
+        const float *x = p->x + (size_t)i * (size_t)p->w->cols;
+        if (p->blocks->form == TM_AS_BLOCK4)
+            k->gemv4(y, x, from, n, p->w->cols / 32);
+        else
+            k->gemv8(y, x, from, n, p->w->cols / 64);
+    }
+}
+
 static void product_stripe(void *arg, int task, int worker)
 {
     const product *p = arg;
-    (void)worker;
-    int r = task * p->stripe;
-    p->f->kernels->gemv(p->y + r, (size_t)p->w->rows, p->x,
-                        p->w->data + (size_t)r * (size_t)p->w->cols,
-                        smaller(p->stripe, p->w->rows - r), p->w->cols, p->n);
+    int first = task * p->stripe, n = smaller(p->stripe, p->w->rows - first);
+    switch (p->blocks->form) {
+    case TM_AS_FLOATS: stripe_of_floats(p, first, n); break;
+    case TM_AS_BLOCK4:
+    case TM_AS_BLOCK8: stripe_of_blocks(p, first, n); break;
+    case TM_AS_HALVES:
+    case TM_AS_BF16: stripe_of_halves(p, first, n, tm_fast_scratch(p->f, worker)); break;
+    }
 }
 
 static void fast_matmul(void *self, float *y, const float *x, const kv_matrix *w, int n)
 {
-    const tm_fast *f = self;
-    product p = {f, y, x, w, n, tiles(n, TILE_X), STRIPE / w->cols / 4 * 4 + 4};
+    tm_fast *f = self;
+    product p = {f, y, x, w, blocks_of(f, w, n), n, tiles(n, TILE_X),
+                 STRIPE / w->cols / 4 * 4 + 4};
     if (n <= FEW_ROWS)
         tm_parallel(f->pool, product_stripe, &p, tiles(w->rows, p.stripe));
     else
@@ -248,6 +375,7 @@ void tm_fast_close(tm_fast *f)
     tm_pages_free(f->scratch, f->scratch_size * threads * sizeof *f->scratch);
     tm_pages_free(f->shared, f->shared_size * sizeof *f->shared);
     tm_angles_free(&f->angles);
+    tm_fast_forget(f);
     tm_pool_close(f->pool);
     free(f);
 }

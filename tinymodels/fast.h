@@ -19,6 +19,7 @@
 #ifndef TM_FAST_H
 #define TM_FAST_H
 
+#include "gguf.h"
 #include "kv.h"
 #include "threads.h"
 
@@ -34,6 +35,13 @@ void tm_fast_close(tm_fast *f); /* NULL is harmless */
 
 const kv_backend *tm_fast_backend(const tm_fast *f);
 tm_pool *tm_fast_pool(const tm_fast *f);
+
+/* Says that the matrix at data holds the weights of tensor t, dequantized: a product with few rows
+ * may then read t's integers in place of data, which gives the same bits in less time
+ * (blocks.h). Both must stay until tm_fast_forget or tm_fast_close; tm_model_known says it of all
+ * matrices of a model. */
+int tm_fast_know(tm_fast *f, const float *data, const gguf_tensor *t, kv_error *err);
+void tm_fast_forget(tm_fast *f);
 
 /* The vector instructions in use: "avx512", "avx2" or "plain". For tests: choose version i of
  * tm_kernels_at; 0 if it does not run here. */

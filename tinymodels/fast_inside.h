@@ -2,6 +2,7 @@
 #ifndef TM_FAST_INSIDE_H
 #define TM_FAST_INSIDE_H
 
+#include "blocks.h"
 #include "fast.h"
 #include "kernels.h"
 
@@ -13,6 +14,14 @@ typedef struct {
     kv_rope rope;
 } tm_angles;
 
+/* A matrix and the tensor it comes from. */
+typedef struct {
+    const float *data;
+    const gguf_tensor *tensor;
+    tm_blocks blocks; /* data NULL: not filled yet */
+    size_t at;        /* their place in the memory for all blocks */
+} tm_known;
+
 struct tm_fast {
     kv_backend backend;
     tm_pool *pool;
@@ -22,6 +31,10 @@ struct tm_fast {
     float *shared; /* scratch for all threads together */
     size_t shared_size;
     tm_angles angles;
+    tm_known *known; /* ascending by data */
+    int n_known;
+    char *blocks; /* memory for all of them; NULL: none was needed yet */
+    size_t blocks_size;
 };
 
 /* Gives every thread at least n floats of scratch, or all together. */

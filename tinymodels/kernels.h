@@ -12,12 +12,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "blocks.h"
+
 typedef struct {
     const char *name; /* "avx512", "avx2", "plain" */
 
     /* y[i*ldy + r] = sum over c of x[i*cols + c] w[r*cols + c], for r < rows, i < n. Each sum is
      * made in the same order whatever rows and n are. */
     void (*gemv)(float *y, size_t ldy, const float *x, const float *w, int rows, int cols, int n);
+
+    /* The same for one row x and weights in blocks, each row of w `blocks` long. y has the bits that
+     * gemv gives on the float32 weights. NULL where shifting every lane by a distance of its own is
+     * no single instruction and float32 is faster. */
+    void (*gemv4)(float *y, const float *x, const tm_block4 *w, int rows, int blocks);
+    void (*gemv8)(float *y, const float *x, const tm_block8 *w, int rows, int blocks);
 
     /* y = gate/(1+exp(-gate)) * up */
     void (*swiglu)(float *y, const float *gate, const float *up, size_t n);

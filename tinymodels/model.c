@@ -481,6 +481,15 @@ int tm_model_load(tm_model **out, const char *path, kv_error *err)
     return bad ? bad : tm_model_take(out, file, err);
 }
 
+int tm_model_known(const tm_model *public, tm_fast *f, kv_error *err)
+{
+    const model *m = (const model *)public;
+    int bad = KV_OK;
+    for (int i = 0; i < m->n_slots && !bad; i++)
+        bad = tm_fast_know(f, m->weights + m->slot[i].at, m->slot[i].tensor, err);
+    return bad;
+}
+
 void tm_model_free(tm_model *public)
 {
     if (!public)

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "fast.h"
 #include "gguf.h"
 #include "kv.h"
 
@@ -30,6 +31,10 @@ int tm_model_load(tm_model **out, const char *path, kv_error *err);
 
 /* The same from an open file, which from then on belongs to the model (on failure it is closed). */
 int tm_model_take(tm_model **out, gguf *file, kv_error *err);
+
+/* Tells the fast backend which tensor of the file each matrix comes from (tm_fast_know). The model
+ * must stay until f is closed or told to forget. */
+int tm_model_known(const tm_model *m, tm_fast *f, kv_error *err);
 
 void tm_model_free(tm_model *m); /* NULL is harmless */
 

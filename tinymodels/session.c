@@ -31,7 +31,8 @@ int session_open(session *s, const cli_common *common, kv_error *err)
                     "%s: the tokenizer has %d tokens, the embedding %d; the file is "
                     "inconsistent, convert it again",
                     gguf_path(s->file), tok_size(s->tok), s->model->vocab);
-        else if (tm_fast_open(&s->fast, common->threads, err) == KV_OK)
+        else if (tm_fast_open(&s->fast, common->threads, err) == KV_OK &&
+                 tm_model_known(s->weights, s->fast, err) == KV_OK)
             s->backend = tm_fast_backend(s->fast);
     }
     if (s->backend) return KV_OK;
