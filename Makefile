@@ -188,6 +188,13 @@ test-cuda: ## test the kernels of cuda/ against ref/, in the simulator
 	@sh tests/tools/run.sh $(patsubst %,$(BUILD)/test-cuda/%,$(cuda_suites))
 	@sh tests/cuda/compile.sh "$(NVCC)" cuda/*.cu
 
+# UPDATE=1 replaces the committed report (tests/cuda/report.txt); ARCHS=all builds for all that we support.
+.PHONY: cuda-report
+cuda-report: ## what nvcc makes of the kernels: registers, spills, widths, instructions
+	@mkdir -p $(BUILD)
+	@$(PYTHON) tests/cuda/report.py $(NVCC) $(BUILD) --archs $(if $(ARCHS),$(ARCHS),sm_80,sm_90) \
+	    $(if $(UPDATE),--update) cuda/*.cu
+
 .PHONY: cusim test-cuda-sim test-cuda-portable
 cusim: ## build build/cusim, which runs a CUDA kernel without a GPU
 	$(need) cusim cuda
@@ -267,6 +274,7 @@ readme-check: $(BUILD)/kvsink
 # What CI has no time for: longer fuzzing, the story and the speed of the real model.
 .PHONY: check-long
 check-long: ## longer checks: fuzzing, the story on the real model, speed (20 minutes)
+	@$(MAKE) -s --no-print-directory cuda-report ARCHS=all
 	@$(MAKE) -s --no-print-directory fuzz SECONDS=300
 	@$(MAKE) -s --no-print-directory llm
 	@$(MAKE) -s --no-print-directory bench

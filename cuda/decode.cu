@@ -13,7 +13,7 @@
 #include "layout.cuh"
 
 //@ job: Hand all that a launch needs to the kernels
-struct Job {
+struct Decode {
     kv_pool pool;
     kv_turn turn; /* speed NULL: keys are stored as they are used */
     const float *q, *sink;
@@ -24,7 +24,7 @@ struct Job {
 
 /* What one share found for one query head: D sums, the largest score, the sum
  * of weights, and two unused, so that parts are aligned to 16 bytes. */
-KV_DEVICE float *part_of(const Job &d, int s, int head, int share) {
+KV_DEVICE float *part_of(const Decode &d, int s, int head, int share) {
     size_t stride = size_t(d.pool.tile.head_size) + 4;
     return d.partial +
            ((size_t(s) * d.heads + head) * d.shares + share) * stride;
@@ -39,7 +39,7 @@ struct Sequence {
 
 KV_DEVICE int clamp(int x, int most) { return min(max(x, 0), most); }
 
-KV_DEVICE Sequence read_sequence(const Job &d, int s) {
+KV_DEVICE Sequence read_sequence(const Decode &d, int s) {
     const kv_pool &p = d.pool;
     int tokens = p.tokens[s], keys = p.quantized_keys[s];
     int values = p.quantized_values[s], kept = p.kept[s];
@@ -61,7 +61,7 @@ KV_DEVICE Sequence read_sequence(const Job &d, int s) {
 }
 
 //@ tile: Find a tile, whatever the page table says
-KV_DEVICE const uint8_t *find_tile(const Job &d, int s, int head, int tile) {
+KV_DEVICE const uint8_t *find_tile(const Decode &d, int s, int head, int tile) {
     const kv_pool &p = d.pool;
     int page = tile;
     if (p.pages) {
@@ -96,7 +96,7 @@ KV_DEVICE const __half *row_of(const uint16_t *rows, size_t row,
            (row * p.kv_heads + head) * p.tile.head_size;
 }
 
-KV_DEVICE Row find_row(const Job &d, const Sequence &q, int s, int head,
+KV_DEVICE Row find_row(const Decode &d, const Sequence &q, int s, int head,
                        int t) {
     const kv_pool &p = d.pool;
     Row r = {nullptr, t % KV_TILE, t, nullptr, nullptr};
@@ -110,7 +110,7 @@ KV_DEVICE Row find_row(const Job &d, const Sequence &q, int s, int head,
     return r;
 }
 
-KV_DEVICE Row kept_row(const Job &d, int s, int head, int i) {
+KV_DEVICE Row kept_row(const Decode &d, int s, int head, int i) {
     const kv_pool &p = d.pool;
     size_t slot = size_t(s) * p.kept_capacity + i;
     return {nullptr, 0, p.position[slot], row_of(p.kept_keys, slot, p, head),
@@ -155,7 +155,7 @@ KV_DEVICE float value_element(const kv_tile &l, const Row &r, int c) {
 //@ turn: Rotate a key that is stored before RoPE, as it is read
 /* The angle is taken in double: positions are large, and what is left of them
  * after whole turns is small. */
-KV_DEVICE float turned_key(const Job &d, const Row &r, int c) {
+KV_DEVICE float turned_key(const Decode &d, const Row &r, int c) {
     const kv_tile &l = d.pool.tile;
     float k = key_element(l, r, c);
     if (!d.turn.speed || c >= d.turn.dims)
@@ -179,7 +179,7 @@ struct State {
     float max, weight; /* largest score so far, sum of exp(score - max) */
 };
 
-KV_DEVICE State begin(const Job &d, int s, int head) {
+KV_DEVICE State begin(const Decode &d, int s, int head) {
     State st;
     int lane = threadIdx.x % 32, D = d.pool.tile.head_size;
     const float *q = d.q + (size_t(s) * d.heads + head) * D;
@@ -193,7 +193,7 @@ KV_DEVICE State begin(const Job &d, int s, int head) {
 }
 
 //@ take: Take one more token in
-KV_DEVICE void take(const Job &d, int s, int head, State &st, const Row &r) {
+KV_DEVICE void take(const Decode &d, int s, int head, State &st, const Row &r) {
     const kv_tile &l = d.pool.tile;
     int lane = threadIdx.x % 32, D = l.head_size;
     float score = 0;
@@ -213,7 +213,7 @@ KV_DEVICE void take(const Job &d, int s, int head, State &st, const Row &r) {
 
 //@ walk: Walk over a share of the tokens, then of the kept rows
 /* Share i of n takes tokens i, i+n, ... in runs of 16. */
-KV_DEVICE void walk(const Job &d, int s, int head, int share, int shares,
+KV_DEVICE void walk(const Decode &d, int s, int head, int share, int shares,
                     State &st) {
     Sequence q = read_sequence(d, s);
     int kv_head = head / (d.heads / d.pool.kv_heads);
@@ -227,7 +227,7 @@ KV_DEVICE void walk(const Job &d, int s, int head, int share, int shares,
 
 //@ k01: Let one warp walk over all tokens of a query head
 /* A sink logit is one more score, without a value. An empty cache gives 0. */
-__global__ void k01(const __grid_constant__ Job d) {
+__global__ void k01(const __grid_constant__ Decode d) {
     int head = blockIdx.x, s = blockIdx.y, D = d.pool.tile.head_size;
     State st = begin(d, s, head);
     walk(d, s, head, 0, 1, st);
@@ -243,7 +243,7 @@ __global__ void k01(const __grid_constant__ Job d) {
 //@ k02: Let many warps share the tokens (flash-decoding)
 enum { WARPS = 4 };
 
-__global__ void k02(const __grid_constant__ Job d) {
+__global__ void k02(const __grid_constant__ Decode d) {
     int lane = threadIdx.x % 32, D = d.pool.tile.head_size;
     int share = blockIdx.x * WARPS + threadIdx.x / 32;
     int head = blockIdx.y, s = blockIdx.z;
@@ -259,7 +259,7 @@ __global__ void k02(const __grid_constant__ Job d) {
 //@ join: Join what the shares found
 /* One thread a channel. Sums of different shares stand for different maxima;
  * each is scaled down to the largest. */
-__global__ void join(const __grid_constant__ Job d) {
+__global__ void join(const __grid_constant__ Decode d) {
     int head = blockIdx.x, s = blockIdx.y, D = d.pool.tile.head_size;
     int c = threadIdx.x;
     float most = d.sink ? d.sink[head] : -INFINITY, total = 0, sum = 0;
@@ -334,7 +334,7 @@ static int check_tile(const kv_pool *p, kv_error *err) {
 }
 
 //@ check-arrays: Refuse arrays that are missing
-static int check_arrays(const Job *d, kv_error *err) {
+static int check_arrays(const Decode *d, kv_error *err) {
     const kv_pool *p = &d->pool;
     const struct {
         const char *name;
@@ -390,7 +390,7 @@ extern "C" int kv_cuda_decode(float *out, const float *q, const kv_pool *pool,
                               const kv_turn *turn, int splits, void *work,
                               kv_fault *fault, int version, kv_error *err) {
     const char *what = "decode";
-    Job d = {*pool, {}, q, sink, out, static_cast<float *>(work), fault,
+    Decode d = {*pool, {}, q, sink, out, static_cast<float *>(work), fault,
              heads, 1};
     if (kv_check_version(what, version, KV_CUDA_DECODE_VERSIONS, err) ||
         check_pool(pool, heads, err) || check_tile(pool, err) ||
