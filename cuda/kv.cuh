@@ -652,4 +652,29 @@ KV_DEVICE float kv_warp_max(float x) {
     return x;
 }
 
+//@ scan: Count what stands before each thread of a block
+/* Each thread gets the sum of x over the threads before it and its own, and
+ * all get the total. part has a place for each warp. All threads of the block
+ * call it; it may be called again at once. */
+template <int WARPS>
+KV_DEVICE int kv_block_scan(int x, int *part, int &total) {
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+    for (int i = 1; i < 32; i *= 2) {
+        int before = __shfl_up_sync(0xffffffffu, x, i);
+        x += lane >= i ? before : 0;
+    }
+    if (lane == 31)
+        part[warp] = x;
+    __syncthreads();
+    total = 0;
+#pragma unroll
+    for (int w = 0; w < WARPS; w++) {
+        x += w < warp ? part[w] : 0;
+        total += part[w];
+    }
+    __syncthreads();
+    return x;
+}
+
 #endif

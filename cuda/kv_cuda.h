@@ -78,6 +78,64 @@ int kv_cuda_sink_alpha(double *alpha, const float *rows, int H, int T,
                        kv_fault *fault, int version, kv_error *err);
 enum { KV_CUDA_ALPHA_VERSIONS = 3 };
 
+//@ peaks: Chapter 2: the largest magnitude of each token and channel
+/* A magnitude, its sign, and where it is, in one number whose order is that
+ * of magnitudes, and among equals the reverse of places. So a maximum in any
+ * order gives the first of the largest. */
+typedef unsigned long long kv_peak;
+
+static inline float kv_peak_value(kv_peak p) {
+    union { uint32_t bits; float x; } v;
+    v.bits = (uint32_t)(p >> 32) | (uint32_t)(p << 31);
+    return v.x;
+}
+static inline int kv_peak_place(kv_peak p) {
+    return (int)(0x7fffffffu - ((uint32_t)p >> 1));
+}
+
+/* x [rows][cols]; token [rows]: the largest |x| of each token and its channel;
+ * channel [cols]: that of each channel and its token, as kv_channel_peaks.
+ * Version 3 wants cols to be a multiple of 4. rows or cols 0 is nothing.
+ * fault: an element that is not finite. */
+int kv_cuda_peaks(kv_peak *token, kv_peak *channel, const float *x, int rows,
+                  int cols, kv_fault *fault, int version, kv_error *err);
+enum { KV_CUDA_PEAKS_VERSIONS = 3 };
+
+//@ median: Chapter 2: the median magnitude
+/* median [1]: as kv_median_abs of x [n], which stays as it is. n = 0 gives 0.
+ * work: KV_CUDA_MEDIAN_WORK bytes. fault: an element that is not finite. */
+int kv_cuda_median(float *median, const float *x, size_t n, void *work,
+                   kv_fault *fault, int version, kv_error *err);
+enum { KV_CUDA_MEDIAN_VERSIONS = 3, KV_CUDA_MEDIAN_WORK = 16448 };
+
+//@ kvsink: Chapter 6: predict sinks while the residual is written
+/* A running top-k of |H[:, c]| over a prompt that comes in chunks. The struct
+ * is the host's; memory is of the device, kv_cuda_topk_bytes(tokens) bytes,
+ * for prompts of at most so many tokens. start empties it. */
+typedef struct {
+    int K, tokens; /* how many are wanted; room */
+    int seen;      /* tokens so far */
+    void *memory;
+} kv_cuda_topk;
+
+size_t kv_cuda_topk_bytes(int tokens);
+int kv_cuda_topk_start(kv_cuda_topk *top, void *memory, int K, int tokens,
+                       kv_error *err);
+
+/* h [n][C] += add [n][C], the residual update at the end of a layer; the n
+ * values h[:, channel] join top as those of the prompt's next n positions.
+ * top NULL: only the update. fault: an element of the new h that is not
+ * finite; what top holds is of no use from then on. Version 3 wants C to be a
+ * multiple of 4. n = 0 is nothing. */
+int kv_cuda_residual(float *h, const float *add, int n, int C, int channel,
+                     kv_cuda_topk *top, kv_fault *fault, int version,
+                     kv_error *err);
+enum { KV_CUDA_RESIDUAL_VERSIONS = 3 };
+
+/* position [K]: what kv_top_magnitudes gives for all values so far, its rule
+ * for ties included; count [1]: how many, min(K, seen). */
+int kv_cuda_topk_read(int *position, int *count, const kv_cuda_topk *top,
+                      kv_error *err);
 //@ tiles: Chapter 7: Lay a cache out for the device
 /* All three work on host memory. Fill in l; KV_FAIL_USAGE if these formats
  * have no device layout (layout.h says which have). */
