@@ -136,6 +136,7 @@ enum { KV_CUDA_RESIDUAL_VERSIONS = 3 };
  * for ties included; count [1]: how many, min(K, seen). */
 int kv_cuda_topk_read(int *position, int *count, const kv_cuda_topk *top,
                       kv_error *err);
+
 //@ tiles: Chapter 7: Lay a cache out for the device
 /* All three work on host memory. Fill in l; KV_FAIL_USAGE if these formats
  * have no device layout (layout.h says which have). */
