@@ -91,9 +91,14 @@ static int packing(cJSON *out, const cJSON *in, const cJSON *parameters, kv_erro
 typedef struct {
     kv_format f;
     kv_shape s;
-    int T, row;
+    int T, row, values; /* values: 1, keys: 0 */
     size_t n, groups;
 } array;
+
+static int is_text(const cJSON *in, const char *name, const char *text)
+{
+    return vec_has(in, name) && !strcmp(vec_text(in, name), text);
+}
 
 static int read_array(array *a, const cJSON *in, kv_error *err)
 {
@@ -102,20 +107,83 @@ static int read_array(array *a, const cJSON *in, kv_error *err)
     a->s = (kv_shape){shape[1], shape[1], shape[2]};
     a->row = shape[1] * shape[2];
     a->n = (size_t)a->T * (size_t)a->row;
+    a->values = is_text(in, "side", "values");
     int bad = kv_format_parse(&a->f, vec_text(in, "format"), err);
     if (!bad)
-        bad = kv_format_check(&a->f, a->s, 0, err);
+        bad = kv_format_check(&a->f, a->s, a->values, err);
+    a->f.exclusion = is_text(in, "exclusion", "overwrite")      ? KV_KEPT_OVERWRITE
+                     : is_text(in, "exclusion", "exclude-only") ? KV_KEPT_EXCLUDE_ONLY
+                                                                : KV_KEPT_BOTH;
     a->groups = bad ? 0 : kv_group_count(&a->f, a->s, a->T);
     return bad;
 }
 
-static void add_scale_shape(cJSON *out, const array *a)
+/* Returns how many groups there are by that shape: the constants of a static format serve all. */
+static size_t add_scale_shape(cJSON *out, const array *a)
 {
     kv_grouping g = kv_group_layout(&a->f, a->s, a->T);
     int channel = a->f.axis == KV_PER_CHANNEL, all = !channel && a->f.group == 0;
+    int blocks = kv_format_blocks(&a->f);
     int shape[3] = {channel ? (a->T + g.length - 1) / g.length : a->T, all ? 1 : a->s.kv_heads,
                     channel ? a->s.head_size : all ? 1 : a->s.head_size / g.length};
-    vec_add_ints(out, "scaleShape", shape, 3);
+    if (a->f.is_static)
+        shape[0] = 1;
+    if (blocks)
+        shape[1] = a->row / KV_BLOCK;
+    vec_add_ints(out, "scaleShape", shape, blocks ? 2 : 3);
+    return (size_t)shape[0] * (size_t)shape[1] * (size_t)(blocks ? 1 : shape[2]);
+}
+
+static int by_first(const void *a, const void *b)
+{
+    return *(const int *)a - *(const int *)b;
+}
+
+/* Entries as places in the whole array, ascending. */
+static void add_outliers(cJSON *out, const array *a, const kv_entry *entry, const uint8_t *kept,
+                         int n_kept)
+{
+    int all = a->values && a->f.exclusion == KV_KEPT_EXCLUDE_ONLY, used = 0, n = 0;
+    int each = 2 * kv_outliers_each(&a->f, a->values ? a->row : a->T - n_kept);
+    int lines = a->values ? a->T : a->row, (*pair)[2] = calloc(a->n + 1, sizeof *pair);
+    for (int i = 0; i < lines; i++) {
+        if (a->values && kept[i] && !all)
+            continue;
+        for (int j = 0; j < each; j++, n++) {
+            const kv_entry *e = &entry[used * each + j];
+            pair[n][0] = a->values ? i * a->row + e->index : e->index * a->row + i;
+            pair[n][1] = e->value;
+        }
+        used++;
+    }
+    cr_expect_eq((size_t)n, kv_sparse_count(&a->f, a->s, a->T, n_kept, a->values));
+    qsort(pair, (size_t)n, sizeof *pair, by_first);
+    cJSON *index = cJSON_AddArrayToObject(out, "outlierIndex");
+    cJSON *bits = cJSON_AddArrayToObject(out, "outlierBits");
+    for (int i = 0; i < n; i++) {
+        cJSON_AddItemToArray(index, cJSON_CreateNumber(pair[i][0]));
+        cJSON_AddItemToArray(bits, cJSON_CreateNumber(pair[i][1]));
+    }
+}
+
+/* llama.cpp's bytes; the code of each element must come back from them. */
+static void add_blocks(cJSON *out, const array *a, const kv_quantized *q, const uint8_t *kept)
+{
+    size_t bytes = (size_t)kv_block_bytes(a->f.kind);
+    uint8_t *all = calloc(a->groups * bytes + 1, 1);
+    for (size_t i = 0; i < a->groups; i++) {
+        const uint8_t *codes = q->codes + i * KV_BLOCK;
+        uint16_t d, m;
+        if (kept[i * KV_BLOCK / (size_t)a->row] && a->f.exclusion != KV_KEPT_EXCLUDE_ONLY)
+            continue; /* a hole */
+        kv_block_pack(all + i * bytes, codes, q->scale[i], q->min[i], a->f.kind);
+        kv_block_scale(&d, &m, all + i * bytes, a->f.kind);
+        cr_expect_eq(d, q->scale[i]);
+        cr_expect_eq(m, q->min[i]);
+        for (int j = 0; j < KV_BLOCK; j++)
+            cr_expect_eq(kv_block_code(all + i * bytes, j, a->f.kind), codes[j]);
+    }
+    vec_add_bytes(out, "blocks", all, a->groups * bytes);
 }
 
 static int quantize(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
@@ -126,39 +194,120 @@ static int quantize(cJSON *out, const cJSON *in, const cJSON *parameters, kv_err
     if (bad)
         return bad;
     int *kept = vec_ints(in, "kept", &n_kept);
-    float *x = vec_floats(in, "x", NULL), *y = check_floats(a.n);
-    uint8_t *codes = calloc(a.n + 1, 1), *flags = calloc((size_t)a.T + 1, 1);
-    uint16_t *scale = calloc(a.groups + 1, 2), *min = calloc(a.groups + 1, 2);
+    uint8_t *flags = calloc((size_t)a.T + 1, 1);
     for (int i = 0; i < n_kept; i++)
         flags[kept[i]] = 1;
-    bad = check_quantize(codes, scale, min, y, x, flags, &a.f, a.s, a.T, err);
+    kv_quantized q = {calloc(a.n + 1, 1), calloc(a.groups + 1, 2), calloc(a.groups + 1, 2),
+                      check_floats(a.n), check_floats((size_t)a.T),
+                      calloc(a.n + 1, sizeof(kv_entry))};
+    kv_rows rows = {vec_floats(in, "x", NULL), flags, a.s, a.T, a.values,
+                    vec_has(in, "lo") ? vec_floats(in, "lo", NULL) : NULL,
+                    vec_has(in, "hi") ? vec_floats(in, "hi", NULL) : NULL};
+    bad = kv_quantize(&q, &rows, &a.f, err);
     if (bad)
         return bad;
-    vec_add_bytes(out, "codes", codes, a.n);
-    add_scale_shape(out, &a);
-    vec_add_shorts(out, "scale", scale, a.groups);
-    vec_add_shorts(out, "min", min, a.groups);
-    vec_add_floats(out, "dequant", y, a.n);
+    vec_add_bytes(out, "codes", q.codes, a.n);
+    size_t groups = add_scale_shape(out, &a);
+    for (size_t i = groups; i < a.groups; i++)
+        cr_expect(q.scale[i] == q.scale[i - groups] && q.min[i] == q.min[i - groups]);
+    vec_add_shorts(out, "scale", q.scale, groups);
+    vec_add_shorts(out, "min", q.min, groups);
+    vec_add_floats(out, "dequant", q.x_hat, a.n);
+    if (a.f.norm)
+        vec_add_floats(out, "norms", q.norm, (size_t)a.T);
+    if (a.f.sparse)
+        add_outliers(out, &a, q.sparse, flags, n_kept);
+    if (kv_format_blocks(&a.f))
+        add_blocks(out, &a, &q, flags);
     return KV_OK;
+}
+
+static int e4m3(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
+{
+    (void)parameters, (void)err;
+    int n;
+    float *x = vec_floats(in, "x", &n), *back = check_floats((size_t)n);
+    uint8_t *codes = calloc((size_t)n + 1, 1);
+    for (int i = 0; i < n; i++) {
+        codes[i] = kv_e4m3_from_float(x[i]);
+        back[i] = kv_e4m3_to_float(codes[i]);
+    }
+    vec_add_bytes(out, "codes", codes, (size_t)n);
+    vec_add_floats(out, "back", back, (size_t)n);
+    return KV_OK;
+}
+
+static int e4m3_decode(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
+{
+    (void)parameters, (void)err;
+    int n, *codes = vec_ints(in, "codes", &n);
+    float *x = check_floats((size_t)n);
+    for (int i = 0; i < n; i++)
+        x[i] = kv_e4m3_to_float((uint8_t)codes[i]);
+    vec_add_floats(out, "x", x, (size_t)n);
+    return KV_OK;
+}
+
+static int hadamard(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
+{
+    (void)parameters, (void)err;
+    int n, D = vec_int(in, "headSize");
+    float *x = vec_floats(in, "x", &n);
+    kv_hadamard(x, n / D, D);
+    vec_add_floats(out, "y", x, (size_t)n);
+    return KV_OK;
+}
+
+static const char *kind_name(kv_kind kind)
+{
+    static const char *const name[] = {
+        [KV_INT] = "integer", [KV_NF] = "nf", [KV_E4M3] = "e4m3", [KV_F16] = "f16",
+        [KV_BF16] = "bf16", [KV_F32] = "f32", [KV_Q4_0] = "q4_0", [KV_Q4_1] = "q4_1",
+        [KV_Q5_0] = "q5_0", [KV_Q5_1] = "q5_1", [KV_Q8_0] = "q8_0"};
+    return name[kind];
+}
+
+/* What is printed must parse to the same. */
+static void print_and_parse(const kv_format *f)
+{
+    char text[KV_FORMAT_TEXT], again[KV_FORMAT_TEXT];
+    kv_format g;
+    kv_error err;
+    kv_format_print(text, sizeof text, f);
+    cr_expect_eq(kv_format_parse(&g, text, &err), KV_OK, "%s: %s", text, err.text);
+    cr_expect_str_eq(kv_format_print(again, sizeof again, &g), text);
+    cr_expect(g.kind == f->kind && g.bits == f->bits && g.axis == f->axis && g.group == f->group &&
+                  g.symmetric == f->symmetric && g.pre == f->pre && g.hadamard == f->hadamard &&
+                  g.norm == f->norm && g.is_static == f->is_static && g.sparse == f->sparse &&
+                  g.outliers == f->outliers && g.kivi == f->kivi,
+              "%s is not what was printed", text);
 }
 
 static int format_grammar(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
 {
     (void)parameters;
-    static const char *const plain[] = {[KV_F16] = "f16", [KV_BF16] = "bf16", [KV_F32] = "f32"};
     kv_format f;
-    kv_shape s = {1, 1, vec_int(in, "headSize")};
+    int heads = vec_has(in, "kvHeads") ? vec_int(in, "kvHeads") : 1;
+    kv_shape s = {heads, heads, vec_int(in, "headSize")};
     int bad = kv_format_parse(&f, vec_text(in, "format"), err);
     if (!bad)
-        bad = kv_format_check(&f, s, !strcmp(vec_text(in, "side"), "values"), err);
+        bad = kv_format_check(&f, s, is_text(in, "side", "values"), err);
     if (bad)
         return bad;
-    cJSON_AddStringToObject(out, "kind", f.kind == KV_INT ? "integer" : plain[f.kind]);
+    print_and_parse(&f);
+    int grouped = kv_format_coded(&f) && !kv_format_blocks(&f);
     const char *axis = f.axis == KV_PER_TOKEN ? "token" : "channel";
+    cJSON_AddStringToObject(out, "kind", kind_name(f.kind));
     cJSON_AddNumberToObject(out, "bits", f.bits);
-    cJSON_AddStringToObject(out, "axis", f.kind == KV_INT ? axis : "none");
-    cJSON_AddNumberToObject(out, "group", f.group);
+    cJSON_AddStringToObject(out, "axis", grouped ? axis : "none");
+    cJSON_AddNumberToObject(out, "group", grouped ? f.group : 0);
     cJSON_AddBoolToObject(out, "symmetric", f.symmetric);
+    cJSON_AddBoolToObject(out, "pre", f.pre);
+    cJSON_AddBoolToObject(out, "hadamard", f.hadamard);
+    cJSON_AddBoolToObject(out, "norm", f.norm);
+    cJSON_AddBoolToObject(out, "static", f.is_static);
+    cJSON_AddBoolToObject(out, "kivi", f.kivi);
+    cJSON_AddNumberToObject(out, "outliers", f.outliers);
     return KV_OK;
 }
 
@@ -756,7 +905,8 @@ static int decode(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error
 static const struct { const char *name; vec_piece *run; } pieces[] = {
     {"half", half}, {"bfloat16", bfloat16}, {"nan", nan_bits}, {"decode_bits", decode_bits},
     {"packing", packing}, {"layout", layout}, {"quantize", quantize},
-    {"format_grammar", format_grammar}, {"sink_metric", sink_metric},
+    {"format_grammar", format_grammar}, {"e4m3", e4m3}, {"e4m3_decode", e4m3_decode},
+    {"hadamard", hadamard}, {"sink_metric", sink_metric},
     {"calibration", calibration}, {"keep", keep}, {"keep_grammar", keep_grammar},
     {"criterion", criterion}, {"predict", predict}, {"softmax", softmax}, {"attention", attention}, {"rmsnorm", rmsnorm},
     {"rope", rope}, {"swiglu", swiglu}, {"cache", cache}, {"decode", decode},

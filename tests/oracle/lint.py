@@ -106,6 +106,16 @@ def size_violations(piece, case, where):
                 (out["codes"], len(given["x"]), "codes"),
                 (out["dequant"], len(given["x"]), "dequant"),
             ]
+        if "lo" in given:
+            wanted += [(given[name], product(given["shape"][1:]), name) for name in ("lo", "hi")]
+        if "norms" in out:
+            wanted.append((out["norms"], given["shape"][0], "norms"))
+        if "outlierIndex" in out:
+            wanted.append((out["outlierBits"], len(out["outlierIndex"]), "outlierBits"))
+        if "blocks" in out:
+            size = {"q4_0": 18, "q4_1": 20, "q5_0": 22, "q5_1": 24, "q8_0": 34}[
+                given["format"].split(":")[0]]
+            wanted.append((out["blocks"], product(out["scaleShape"]) * size, "blocks"))
     elif piece == "criterion":
         size = given["layers"] * given["heads"] * given["tokens"] ** 2
         wanted = [(given["A"], size, "A")]

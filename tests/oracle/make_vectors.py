@@ -20,6 +20,8 @@ import fields
 import formats
 import halves
 import keep
+import levels
+import lowbit
 import packing
 import quantize
 import sinkmetric
@@ -30,6 +32,8 @@ PIECES = (
     packing,
     formats,
     quantize,
+    levels,
+    lowbit,
     keep,
     calibration,
     sinkmetric,
