@@ -551,20 +551,15 @@ static const struct {
     {"kivi-4-like", "4:channel:32", "4:token:32", 0},
 };
 
-static int expand_preset(cli_cache *cache, const char *name, kv_error *err)
+int cli_preset(char *keys, char *values, int *recent, const char *name, kv_error *err)
 {
     const int n = sizeof preset / sizeof preset[0];
     char known[256] = "";
-    if (cli_given("--keys") || cli_given("--values") || cli_given("--recent"))
-        return kv_fail(err, KV_FAIL_USAGE, "--cache stands for --keys, --values and --recent; give "
-                       "either --cache or those");
     for (int i = 0; i < n; i++) {
         if (strcmp(name, preset[i].name) == 0) {
-            snprintf(cache->keys_text, sizeof cache->keys_text, "%s", preset[i].keys);
-            snprintf(cache->values_text, sizeof cache->values_text, "%s", preset[i].values);
-            cache->recent = preset[i].recent;
-            cli_note("--cache %s means --keys %s --values %s --recent %d", name, preset[i].keys,
-                     preset[i].values, preset[i].recent);
+            snprintf(keys, 64, "%s", preset[i].keys);
+            snprintf(values, 64, "%s", preset[i].values);
+            *recent = preset[i].recent;
             return KV_OK;
         }
         size_t used = strlen(known);
@@ -572,6 +567,18 @@ static int expand_preset(cli_cache *cache, const char *name, kv_error *err)
     }
     return kv_fail(err, KV_FAIL_USAGE, "--cache: unknown preset '%.60s'; known ones: %s", name,
                    known);
+}
+
+static int expand_preset(cli_cache *cache, const char *name, kv_error *err)
+{
+    if (cli_given("--keys") || cli_given("--values") || cli_given("--recent"))
+        return kv_fail(err, KV_FAIL_USAGE, "--cache stands for --keys, --values and --recent; give "
+                       "either --cache or those");
+    if (cli_preset(cache->keys_text, cache->values_text, &cache->recent, name, err))
+        return err->code;
+    cli_note("--cache %s means --keys %s --values %s --recent %d", name, cache->keys_text,
+             cache->values_text, cache->recent);
+    return KV_OK;
 }
 
 /* Puts the option's name in front of a message from ref/. */

@@ -165,6 +165,9 @@ typedef struct {
  * calibrate, found before anything is computed. kvsink:best prints what it stands for as a note. */
 int cli_keep_rule(kv_keep_rule *rule, const char *text, const char *profile, kv_error *err);
 
+/* What a preset stands for; keys and values of 64 bytes. Unknown: KV_FAIL_USAGE. */
+int cli_preset(char *keys, char *values, int *recent, const char *name, kv_error *err);
+
 /* Reads the CACHE options. A preset prints what it expands to (standard error). Whether formats
  * fit the model is the caller's to ask with kv_format_check. */
 int cli_cache_options(cli_cache *cache, const cli_common *common, kv_error *err);

@@ -1,14 +1,11 @@
 /* kvsink eval: what a cache format costs in bits, and what it does to the predictions. */
-#include <ctype.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "chat.h"
 #include "commands.h"
 #include "eval.h"
-#include "passages.h"
 #include "profile.h"
 #include "report.h"
+#include "text_windows.h"
 
 typedef struct {
     session s;
@@ -17,81 +14,9 @@ typedef struct {
     tm_eval_spec spec;
     const char *file, *chat, *join;
     int limit, bos_choice; /* -1: not given */
-    tm_bos bos;
-    int *ids, n;
-    int *windows, count;
+    text_windows text;
     tm_eval_result result;
 } job;
-
-static const char *const bos_name[] = {"each", "first", "none"};
-
-/* ------------------------------------------------------------------- text */
-
-/* "eot" or "eot:N". */
-static int parse_join(int *limit, const char *text, kv_error *err)
-{
-    char *end = NULL;
-    *limit = 0;
-    if (strcmp(text, "eot") == 0) return KV_OK;
-    long n = strncmp(text, "eot:", 4) == 0 ? strtol(text + 4, &end, 10) : 0;
-    if (n < 1 || n > 1 << 28 || *end || !isdigit((unsigned char)text[4]))
-        return kv_fail(err, KV_FAIL_USAGE, "--join: found '%.40s', expected eot or eot:N (at most N"
-                       " tokens of each passage)", text);
-    *limit = (int)n;
-    return KV_OK;
-}
-
-static int read_file(job *j, kv_error *err)
-{
-    char *text;
-    size_t length;
-    if (cli_read_text_file(&text, &length, j->file, err)) return err->code;
-    size_t lost = tok_lost_bytes(j->s.tok, text, length);
-    if (lost) cli_warn("%zu bytes of %s have no token in this vocabulary and are left out", lost,
-                       j->file);
-    int limit = 0, code = j->join ? parse_join(&limit, j->join, err) : KV_OK;
-    if (!code && j->join)
-        code = passages_join(&j->ids, &j->n, j->s.tok, text, length, j->s.common->special, limit,
-                             err);
-    else if (!code)
-        code = tok_encode(&j->ids, &j->n, j->s.tok, text, length, j->s.common->special, err);
-    free(text);
-    return code;
-}
-
-/* A template that wants a BOS gets one in front of the conversation. */
-static int read_chat(job *j, kv_error *err)
-{
-    chat_list list;
-    char *text = NULL;
-    size_t length;
-    int wants_bos = 0;
-    if (chat_read(&list, j->chat, err)) return err->code;
-    int code = chat_render(&text, &length, &wants_bos, j->s.file, j->s.tok, list.message,
-                           list.count, 0, err);
-    if (!code) code = tok_encode(&j->ids, &j->n, j->s.tok, text, length, 1, err);
-    free(text);
-    chat_free(&list);
-    if (j->bos_choice < 0) j->bos = wants_bos ? TM_BOS_FIRST : TM_BOS_NONE;
-    return code;
-}
-
-static int read_windows(job *j, kv_error *err)
-{
-    int bos = tok_bos(j->s.tok);
-    j->bos = j->bos_choice >= 0 ? (tm_bos)j->bos_choice : j->join ? TM_BOS_NONE : TM_BOS_EACH;
-    if (j->chat ? read_chat(j, err) : read_file(j, err)) return err->code;
-    if (j->bos != TM_BOS_NONE && bos < 0)
-        return kv_fail(err, KV_FAIL_USAGE, "--bos %s: the model has no BOS token; use --bos none",
-                       bos_name[j->bos]);
-    int code = tm_windows(&j->windows, &j->count, j->ids, j->n, j->spec.ctx, j->bos, bos, j->limit,
-                          err);
-    char text[sizeof err->text];
-    memcpy(text, err->text, sizeof text);
-    if (code == KV_FAIL_RUN)
-        kv_fail(err, code, "%.200s: %.280s", j->chat ? j->chat : j->file, text);
-    return code;
-}
 
 /* ---------------------------------------------------------------- running */
 
@@ -107,18 +32,21 @@ static int prepare(job *j, kv_error *err)
         if (report_profile(&j->profile, &j->s, j->cache.profile, err)) return err->code;
         j->spec.profile = &j->profile;
     }
-    return read_windows(j, err);
+    text_source source = {.file = j->file, .chat = j->chat, .join = j->join, .ctx = j->spec.ctx,
+                          .limit = j->limit, .special = j->s.common->special,
+                          .bos = j->bos_choice};
+    return text_windows_read(&j->text, &source, &j->s, err);
 }
 
 static int run(job *j, kv_error *err)
 {
     tm_engine e = report_engine(&j->s);
     if (prepare(j, err)) return err->code;
-    if (tm_eval(&j->result, &j->spec, &e, j->s.fast, j->windows, j->count, report_progress,
+    if (tm_eval(&j->result, &j->spec, &e, j->s.fast, j->text.window, j->text.count, report_progress,
                 "evaluating", err)) return err->code;
     if (j->result.capped)
         cli_note("in %d of %d windows more tokens pass the threshold than auto keeps (5 %% of the"
-                 " text, at least 5); the largest were taken", j->result.capped, j->count);
+                 " text, at least 5); the largest were taken", j->result.capped, j->text.count);
     return KV_OK;
 }
 
@@ -143,7 +71,7 @@ static void print_json(const job *j)
     cli_json_add_int(root, "capped", r->capped);
     cli_json_add_int(root, "ctx", j->spec.ctx);
     cli_json_add_int(root, "stream", j->spec.stream);
-    cJSON_AddStringToObject(root, "bos", bos_name[j->bos]);
+    cJSON_AddStringToObject(root, "bos", text_bos_name[j->text.bos]);
     cJSON_AddStringToObject(root, "keys", j->cache.keys_text);
     cJSON_AddStringToObject(root, "values", j->cache.values_text);
     cJSON_AddStringToObject(root, "keep", j->cache.keep_text);
@@ -159,7 +87,7 @@ static void print_text(const job *j)
     char a[32], b[32];
     cli_table t;
     printf("%d window%s of %d tokens (BOS: %s), %s predictions scored, ", r->windows,
-           r->windows == 1 ? "" : "s", j->spec.ctx, bos_name[j->bos], cli_count(a, r->tokens));
+           r->windows == 1 ? "" : "s", j->spec.ctx, text_bos_name[j->text.bos], cli_count(a, r->tokens));
     if (j->spec.stream) printf("streamed after a prefill of %d\n", j->spec.stream);
     else printf("whole-window\n");
     printf("keys %s, values %s, keep %s", j->cache.keys_text, j->cache.values_text,
@@ -267,8 +195,7 @@ int cmd_eval(int argc, char **argv)
     else if (common.json) print_json(&j);
     else print_text(&j);
     tm_profile_free(&j.profile);
-    free(j.ids);
-    free(j.windows);
+    text_windows_free(&j.text);
     session_close(&j.s);
     return status;
 }

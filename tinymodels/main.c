@@ -22,6 +22,7 @@ static const struct {
     {"calibrate", cmd_calibrate, "learn where a model's outliers emerge; write a profile"},
     {"predict", cmd_predict, "list the tokens a keep rule would protect in a text"},
     {"eval", cmd_eval, "measure perplexity, KL divergence, bits and bytes of a cache format"},
+    {"sweep", cmd_sweep, "measure a grid of texts, formats and keep rules; tables and pictures"},
     {"dump", cmd_dump, "write any intermediate result of the model to a .npy file"},
     {"demo", cmd_demo, NULL}, /* what `make demo` runs */
     {"quantize", cmd_quantize, "quantize an array: codes, scales, minima and what comes back"},

@@ -400,7 +400,7 @@ static int load_weights(model *m, kv_error *err)
 
 /* ------------------------------------------------------------------- hash */
 
-static uint64_t fnv(uint64_t hash, const void *data, size_t n)
+uint64_t tm_hash(uint64_t hash, const void *data, size_t n)
 {
     const unsigned char *bytes = data;
     for (size_t i = 0; i < n; i++)
@@ -413,21 +413,21 @@ static uint64_t fnv_number(uint64_t hash, uint64_t x)
     unsigned char bytes[8];
     for (int i = 0; i < 8; i++)
         bytes[i] = (unsigned char)(x >> 8 * i);
-    return fnv(hash, bytes, sizeof bytes);
+    return tm_hash(hash, bytes, sizeof bytes);
 }
 
 static uint64_t hash_of(const gguf *g)
 {
-    uint64_t hash = 0xcbf29ce484222325u;
+    uint64_t hash = TM_HASH_START;
     for (size_t i = 0; i < gguf_tensor_count(g); i++) {
         const gguf_tensor *t = gguf_tensor_at(g, i);
         size_t ends = t->bytes < 4096 ? t->bytes : 4096;
-        hash = fnv(hash, t->name, strlen(t->name) + 1);
+        hash = tm_hash(hash, t->name, strlen(t->name) + 1);
         hash = fnv_number(hash, (uint64_t)t->type);
         for (int d = 0; d < GGUF_MAX_DIMS; d++)
             hash = fnv_number(hash, t->dims[d]);
-        hash = fnv(hash, t->data, ends);
-        hash = fnv(hash, (const char *)t->data + t->bytes - ends, ends);
+        hash = tm_hash(hash, t->data, ends);
+        hash = tm_hash(hash, (const char *)t->data + t->bytes - ends, ends);
     }
     return hash;
 }

@@ -38,6 +38,10 @@ int tm_model_known(const tm_model *m, tm_fast *f, kv_error *err);
 
 void tm_model_free(tm_model *m); /* NULL is harmless */
 
+/* FNV-1a: the hash of what came before (TM_HASH_START) and n more bytes. */
+#define TM_HASH_START 0xcbf29ce484222325u
+uint64_t tm_hash(uint64_t hash, const void *data, size_t n);
+
 #ifdef __cplusplus
 }
 #endif

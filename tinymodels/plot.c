@@ -239,8 +239,7 @@ static tm_box frame(tm_canvas *c, tm_box b, const char *title, const char *x_lab
     return in;
 }
 
-/* A step of 1, 2 or 5 times a power of ten that cuts a range into at most n parts. */
-static double nice_step(double range, int n)
+double tm_nice_step(double range, int n)
 {
     double step = pow(10, floor(log10(range / n)));
     if (!(step > 0)) return 1;
@@ -269,7 +268,7 @@ static void y_axis(tm_canvas *c, const axes *a)
         for (int e = (int)ceil(a->y0 - 1e-9); e <= last + 1e-9; e += step)
             y_tick(c, a, pow(10, e));
     } else {
-        double step = nice_step(range, 5);
+        double step = tm_nice_step(range, 5);
         for (int i = 0; a->y0 + i * step <= last + 1e-9 * range; i++)
             y_tick(c, a, a->y0 + i * step);
     }
@@ -283,7 +282,7 @@ static void x_axis(tm_canvas *c, const axes *a, int first, int last, const int *
     snprintf(label, sizeof label, "%d", last);
     double widest = tm_text_width(TEXT_SIZE, label), gap = TEXT_SIZE / 2.0;
     int parts = (int)fmin(8, fmax(1, a->in.w / (widest + gap)));
-    double step = fmax(1, nice_step(last > first ? last - first : 1, parts));
+    double step = fmax(1, tm_nice_step(last > first ? last - first : 1, parts));
     for (int i = (int)(ceil(first / step) * step); i <= last; i += (int)step) {
         double x = x_pixel(a, i + offset), y = a->in.y + a->in.h;
         int hidden = 0;
@@ -386,7 +385,7 @@ void tm_plot_heat(tm_canvas *c, tm_box box, const tm_heat *h)
                 tm_fill(c, (tm_box){floor(in.x) + px, floor(in.y) + py, 1, 1},
                         heat_color(sqrt(best / top)));
         }
-    double step = nice_step(h->rows > 1 ? h->rows - 1 : 1, 6);
+    double step = tm_nice_step(h->rows > 1 ? h->rows - 1 : 1, 6);
     if (step < 1) step = 1;
     for (int i = 0; i < h->rows; i += (int)step) {
         char label[16];

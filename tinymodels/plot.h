@@ -55,6 +55,9 @@ void tm_text_up(tm_canvas *c, double x, double y, double size, int anchor, tm_co
                 const char *text);
 double tm_text_width(double size, const char *text);
 
+/* A step of 1, 2 or 5 times a power of ten that cuts a range into at most n parts. */
+double tm_nice_step(double range, int n);
+
 /* ------------------------------------------------------------------ plots */
 
 /* data [rows][cols] >= 0, row 0 on top. Colours follow the square root of the value, so that a
