@@ -13,6 +13,7 @@
 
 #include "eval.h"
 #include "handmade.h"
+#include "kernels.h"
 #include "model.h"
 #include "tiny.h"
 #include "tokenizer.h"
@@ -405,4 +406,266 @@ Test(test_eval, without_sinks_kvsink_is_none_to_the_bit)
     cr_expect(none.ppl == sink.ppl && none.kl == sink.kl && none.bytes == sink.bytes);
     cr_expect(sink.kept == 0);
     close_handmade(&h);
+}
+
+/* ------------------------------------------------- vector code for scoring */
+
+/* Size 1 to a few lanes and beyond; the polynomial's error is 6.3e-15, and some roundings. */
+Test(test_eval, exponentials_are_those_of_the_library)
+{
+    for (int v = 0; tm_kernels_at(v); v++) {
+        const tm_kernels *k = tm_kernels_at(v);
+        double worst = 0;
+        for (int i = 0; i <= 140000; i++) {
+            double x = -700 + i / 100.0 + sin(i) / 1000, y;
+            if (x > 700 || x < -700) continue;
+            k->exp_double(&y, &x, 1);
+            double off = fabs(y / exp(x) - 1);
+            if (!(off <= worst)) worst = off;
+        }
+        cr_expect(worst <= 2e-14, "%s: %g", k->name, worst);
+        double nan = NAN, y;
+        k->exp_double(&y, &nan, 1);
+        cr_expect(isnan(y), "%s: a NaN must stay one", k->name);
+    }
+}
+
+Test(test_eval, every_version_scores_with_the_same_bits)
+{
+    static const int sizes[] = {1, 2, 15, 16, 17, 31, 33, 500};
+    static float a[500], b[500];
+    uint64_t seed = 5;
+    for (int i = 0; i < 500; i++) {
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        a[i] = (float)(seed >> 40) / 400000.0f - 20;
+        b[i] = a[i] + (float)(seed & 0xffff) / 65536.0f;
+    }
+    const tm_kernels *plain = tm_kernels_at(0);
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+        int n = sizes[s], best = 0;
+        double sum = 0, top = 0;
+        for (int i = 1; i < n; i++)
+            if (a[i] > a[best]) best = i;
+        top = a[best];
+        for (int i = 0; i < n; i++) sum += exp(a[i] - top);
+        double z = top + log(sum), kl = plain->kl_sum(a, z, b, z + 0.5, n);
+        cr_expect(fabs(plain->exp_sum(a, top, n) - sum) <= 1e-13 * sum, "size %d", n);
+        for (int v = 0; tm_kernels_at(v); v++) {
+            const tm_kernels *k = tm_kernels_at(v);
+            cr_expect(k->exp_sum(a, top, n) == plain->exp_sum(a, top, n), "%s, %d", k->name, n);
+            cr_expect(k->kl_sum(a, z, b, z + 0.5, n) == kl, "%s, %d", k->name, n);
+            cr_expect(k->largest(a, n) == best, "%s, %d", k->name, n);
+        }
+    }
+}
+
+/* KL of nearly equal rows is about half the variance of the difference, far below the rounding of
+ * each term; it must come out right, and not below zero by more than the sum's rounding. */
+Test(test_eval, a_kl_near_zero_is_not_lost_in_rounding)
+{
+    enum { N = 3000 };
+    static float a[N], b[N];
+    for (int e = 2; e <= 7; e++) {
+        long double za = 0, zb = 0, kl = 0;
+        for (int i = 0; i < N; i++) {
+            a[i] = 8 * (float)sin(i);
+            b[i] = a[i] + (float)(pow(10, -e) * cos(3.0 * i));
+            za += expl((long double)a[i]);
+            zb += expl((long double)b[i]);
+        }
+        for (int i = 0; i < N; i++)
+            kl += expl(a[i]) / za * ((a[i] - logl(za)) - (b[i] - logl(zb)));
+        tm_score s = tm_score_row(a, b, N, 1);
+        cr_expect(fabs(s.kl - (double)kl) <= 1e-6 * (double)kl + 2e-14, "e %d: %g, exact %g", e, s.kl,
+                  (double)kl);
+    }
+    cr_expect(tm_score_row(a, a, N, 1).kl == 0);
+}
+
+/* ------------------------------------------------- one base, several cells */
+
+static void expect_same_result(const tm_eval_result *a, const tm_eval_result *b)
+{
+    cr_expect(a->ppl16 == b->ppl16 && a->ppl == b->ppl && a->kl == b->kl && a->top1 == b->top1);
+    cr_expect(a->kl_error == b->kl_error && a->loss == b->loss && a->bits == b->bits);
+    cr_expect(a->bytes == b->bytes && a->bytes16 == b->bytes16 && a->kept == b->kept);
+}
+
+/* What a cell gives does not depend on the cells before it, on other rules that share the
+ * 16-bit pass, on whether logits are held, or on threads. */
+Test(test_eval, cells_on_one_base_are_what_each_gives_alone)
+{
+    static const char *const keep[] = {"none", "first:3", "toph:2", "bigkeys:4", "attention:2"};
+    enum { KEEPS = 5 };
+    tm_choice choice[KEEPS];
+    kv_error err;
+    setup();
+    for (int i = 0; i < KEEPS; i++)
+        cr_assert(eq(int, tm_choice_parse(&choice[i], keep[i], &err), 0), "%s", err.text);
+    for (int held = 0; held < 2; held++) {
+        tm_base *base;
+        tm_base_spec b = {.ctx = CTX, .choice = choice, .choices = KEEPS, .hold = 1,
+                          .memory = held ? 1 << 20 : 0};
+        cr_assert(eq(int, tm_base_open(&base, &b, &engine, NULL, windows, WINDOWS, &err), 0));
+        for (int round = 0; round < 2; round++)
+            for (int i = KEEPS - 1; i >= 0; i--) {
+                tm_eval_spec s = spec_of("2:channel:8", "2:token:8", keep[i]);
+                tm_eval_cell cell = {.keys = s.keys, .values = s.values, .choice = i};
+                tm_eval_result alone, shared;
+                cr_assert(eq(int, tm_eval(&alone, &s, &engine, NULL, windows, WINDOWS, NULL, NULL,
+                                          &err), 0), "%s", err.text);
+                cr_assert(eq(int, tm_eval_on(&shared, NULL, NULL, &cell, base, NULL, NULL, &err),
+                             0), "%s", err.text);
+                expect_same_result(&alone, &shared);
+            }
+        tm_base_close(base);
+    }
+}
+
+Test(test_eval, a_cell_may_take_the_first_windows_only)
+{
+    tm_choice none = {.rule.kind = KV_KEEP_NONE};
+    tm_base_spec b = {.ctx = CTX, .choice = &none, .choices = 1, .hold = 1};
+    tm_base *base;
+    kv_error err;
+    setup();
+    tm_eval_spec s = spec_of("2:channel:8", "2:token:8", "none");
+    tm_eval_cell cell = {.keys = s.keys, .values = s.values, .windows = 1};
+    tm_eval_result alone, part;
+    cr_assert(eq(int, tm_base_open(&base, &b, &engine, NULL, windows, WINDOWS, &err), 0));
+    cr_assert(eq(int, tm_eval(&alone, &s, &engine, NULL, windows, 1, NULL, NULL, &err), 0));
+    cr_assert(eq(int, tm_eval_on(&part, NULL, NULL, &cell, base, NULL, NULL, &err), 0));
+    expect_same_result(&alone, &part);
+    cr_expect(part.windows == 1 && part.kl_error == 0);
+    tm_base_close(base);
+}
+
+Test(test_eval, windows_and_octaves_add_up)
+{
+    static const long long expected[] = {1, 2, 4, 8, 16, 5}; /* positions 1 .. 36 */
+    tm_choice none = {.rule.kind = KV_KEEP_NONE};
+    tm_base_spec b = {.ctx = CTX, .choice = &none, .choices = 1, .hold = 1};
+    tm_eval_window each[WINDOWS];
+    tm_base *base;
+    kv_error err;
+    setup();
+    tm_eval_spec s = spec_of("2:channel:8", "2:token:8", "none");
+    tm_eval_cell cell = {.keys = s.keys, .values = s.values};
+    tm_eval_result r;
+    cr_assert(eq(int, tm_base_open(&base, &b, &engine, NULL, windows, WINDOWS, &err), 0));
+    cr_assert(eq(int, tm_eval_on(&r, each, NULL, &cell, base, NULL, NULL, &err), 0));
+    tm_base_close(base);
+    double kl = 0, loss = 0, loss16 = 0;
+    for (int o = 0; o < TM_OCTAVES; o++) {
+        cr_expect(r.octave[o].tokens == (o < 6 ? expected[o] * WINDOWS : 0), "octave %d", o);
+        kl += r.octave[o].kl;
+        loss += r.octave[o].loss;
+        loss16 += r.octave[o].loss16;
+    }
+    int n = WINDOWS * (CTX - 1);
+    cr_expect(fabs(kl / n - r.kl) <= 1e-12 && fabs(exp(loss / n) - r.ppl) <= 1e-9 * r.ppl);
+    cr_expect(fabs(exp(loss16 / n) - r.ppl16) <= 1e-9 * r.ppl16);
+    /* two windows: the error of a mean is half their difference */
+    cr_expect(fabs(r.kl_error - fabs(each[0].kl - each[1].kl) / 2) <= 1e-15);
+    cr_expect(fabs(r.top1_error - fabs(each[0].top1 - each[1].top1) / 2) <= 1e-15);
+    double more[2] = {each[0].loss - each[0].loss16, each[1].loss - each[1].loss16};
+    cr_expect(fabs(r.loss_error - fabs(more[0] - more[1]) / 2) <= 1e-15);
+    cr_expect(fabs(r.loss - log(r.ppl / r.ppl16)) <= 1e-12);
+    cr_expect(fabs(r.kl - (each[0].kl + each[1].kl) / 2) <= 1e-15);
+}
+
+/* ----------------------------------------------------------------- layers */
+
+/* Keys and values of one window's 16-bit pass, taken from the taps. */
+typedef struct {
+    float k[TINY_LAYERS][CTX * 16], v[TINY_LAYERS][CTX * 16];
+} arrays;
+
+static void take_arrays(void *self, kv_tap tap, int layer, float *data, int rows, int cols)
+{
+    arrays *a = self;
+    memcpy(tap == KV_TAP_K ? a->k[layer] : a->v[layer], data,
+           (size_t)rows * (size_t)cols * sizeof *data);
+}
+
+/* Adds the squares of error and norm of one layer's array, by kind of token. */
+static void add_squares(double off[2], double all[2], float *x, const uint8_t *kept,
+                        const kv_format *f, int is_values, int sink)
+{
+    static float hat[CTX * 16];
+    static uint8_t codes[CTX * 16];
+    static uint16_t scale[CTX * 16], min[CTX * 16];
+    kv_error err;
+    kv_quantized out = {codes, scale, min, hat, NULL, NULL};
+    kv_rows in = {x, kept, m.model.shape, CTX, is_values, NULL, NULL};
+    for (int i = 0; i < CTX * 16; i++) x[i] = kv_half_to_float(kv_half_from_float(x[i]));
+    cr_assert(eq(int, kv_quantize(&out, &in, f, &err), 0));
+    for (int i = 0; i < CTX * 16; i++) {
+        int kind = i / 16 == sink ? TM_SINK_TOKENS : TM_OTHER_TOKENS;
+        off[kind] += ((double)hat[i] - x[i]) * ((double)hat[i] - x[i]);
+        all[kind] += (double)x[i] * x[i];
+    }
+}
+
+Test(test_eval, errors_of_layers_are_those_of_the_quantizer)
+{
+    static arrays a;
+    static float hidden[CTX * TINY_WIDTH], work[200000];
+    tm_layer_error layer[TINY_LAYERS];
+    tm_choice choice = {0};
+    tm_base_spec b = {.ctx = CTX, .choice = &choice, .choices = 1, .hold = 1, .marks = 1};
+    tm_base *base;
+    kv_error err;
+    tm_eval_result r;
+    setup();
+    tm_eval_spec s = spec_of("2:channel:8", "3:token:4", "positions:5,9");
+    tm_eval_spec plain = spec_of("f16", "f16", "none");
+    tm_eval_cell cell = {.keys = s.keys, .values = s.values};
+    choice.rule = s.keep;
+    cr_assert(eq(int, tm_base_open(&base, &b, &engine, NULL, windows, 1, &err), 0));
+    cr_assert(eq(int, tm_eval_on(&r, NULL, layer, &cell, base, NULL, NULL, &err), 0), "%s",
+              err.text);
+    tm_base_close(base);
+    tm_window *w;
+    cr_assert(eq(int, tm_window_open(&w, &m.model, &plain.keys, &plain.values, CTX, NULL, &err),
+                 0));
+    kv_run run = {.model = &m.model, .backend = &m.backend, .memory = tm_window_memory(w),
+                  .tap = take_arrays, .tap_self = &a,
+                  .tap_mask = 1u << KV_TAP_K | 1u << KV_TAP_V, .work = work};
+    cr_assert(eq(int, kv_forward(hidden, &run, windows, CTX, &err), 0));
+    tm_window_close(w);
+    uint8_t kept[CTX] = {0};
+    kept[5] = kept[9] = 1;
+    for (int l = 0; l < TINY_LAYERS; l++) {
+        double off[2][2] = {{0}}, all[2][2] = {{0}};
+        add_squares(off[0], all[0], a.k[l], kept, &s.keys, 0, 0); /* token 0 is the sink */
+        add_squares(off[1], all[1], a.v[l], kept, &s.values, 1, 0);
+        for (int kind = 0; kind < 2; kind++) {
+            double k = sqrt(off[0][kind] / all[0][kind]), v = sqrt(off[1][kind] / all[1][kind]);
+            cr_expect(fabs(layer[l].keys[kind] - k) <= 1e-12 && k > 0, "layer %d: %g, %g", l,
+                      layer[l].keys[kind], k);
+            cr_expect(fabs(layer[l].values[kind] - v) <= 1e-12 && v > 0, "layer %d: %g, %g", l,
+                      layer[l].values[kind], v);
+            cr_expect(layer[l].attention[kind] > 0 && layer[l].attention[kind] < 2);
+        }
+    }
+    cr_expect(r.logits_error[0] > 0 && r.logits_error[1] > 0);
+}
+
+Test(test_eval, sixteen_bits_have_no_error_in_any_layer)
+{
+    tm_layer_error layer[TINY_LAYERS];
+    tm_choice none = {.rule.kind = KV_KEEP_NONE};
+    tm_base_spec b = {.ctx = CTX, .choice = &none, .choices = 1, .hold = 1, .marks = 1};
+    tm_base *base;
+    kv_error err;
+    tm_eval_result r;
+    setup();
+    tm_eval_spec s = spec_of("f16", "f16", "none");
+    tm_eval_cell cell = {.keys = s.keys, .values = s.values};
+    cr_assert(eq(int, tm_base_open(&base, &b, &engine, NULL, windows, WINDOWS, &err), 0));
+    cr_assert(eq(int, tm_eval_on(&r, NULL, layer, &cell, base, NULL, NULL, &err), 0));
+    tm_base_close(base);
+    for (int l = 0; l < TINY_LAYERS; l++)
+        cr_expect(layer[l].keys[1] == 0 && layer[l].values[1] == 0 && layer[l].attention[1] == 0);
 }

@@ -441,6 +441,7 @@ static void draw_series(tm_canvas *c, const axes *a, const tm_series *s, int fir
 static double legend(tm_canvas *c, double x0, double x1, double y, const tm_lines *p, int draw)
 {
     double x = x0, start = y;
+    if (!p->n_series || !p->series[0].name) return 0;
     for (int s = 0; s < p->n_series; s++) {
         double w = 2.8 * TEXT_SIZE + tm_text_width(TEXT_SIZE, p->series[s].name);
         if (x > x0 && x + w > x1) {
@@ -454,7 +455,7 @@ static double legend(tm_canvas *c, double x0, double x1, double y, const tm_line
         }
         x += w + 2.2 * TEXT_SIZE;
     }
-    return p->n_series ? y - start + 1.8 * TEXT_SIZE : 0;
+    return y - start + 1.8 * TEXT_SIZE;
 }
 
 static int inside(double x, double from, double to)

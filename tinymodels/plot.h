@@ -77,7 +77,7 @@ typedef struct {
 void tm_plot_heat(tm_canvas *c, tm_box box, const tm_heat *h);
 
 typedef struct {
-    const char *name;  /* for the legend */
+    const char *name;  /* for the legend; that of the first NULL: no legend */
     const double *y;   /* [n]; values that are not finite leave a gap */
     tm_color color;
     int dots;          /* 1: a dot at every point */

@@ -272,6 +272,7 @@ static int describe(sweep_result *r, const sweep *w, const sweep_cell *c, kv_err
     r->file = copy(base_name(t->chat ? t->chat : t->file));
     r->ctx = t->ctx;
     r->stream = t->stream;
+    r->depth = w->s.model->layers;
     r->threads = tm_pool_threads(tm_fast_pool(w->s.fast));
     if (r->label && r->what && r->commit && r->model && r->file) return KV_OK;
     return kv_fail(err, KV_FAIL_RUN, "not enough memory for a result");

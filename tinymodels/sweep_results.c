@@ -113,6 +113,7 @@ static cJSON *to_json(const sweep_result *r)
     cli_json_add_int(root, "ctx", r->ctx);
     cli_json_add_int(root, "stream", r->stream);
     cli_json_add_int(root, "threads", r->threads);
+    cli_json_add_int(root, "model_layers", r->depth);
     cli_json_add_number(root, "seconds", r->seconds);
     cli_json_add_int(root, "windows", r->r.windows);
     cli_json_add_int(root, "tokens", r->r.tokens);
@@ -227,6 +228,7 @@ static int from_json(sweep_result *r, const cJSON *root)
     r->ctx = (int)number_of(root, "ctx", &ok);
     r->stream = (int)number_of(root, "stream", &ok);
     r->threads = (int)number_of(root, "threads", &ok);
+    r->depth = (int)number_of(root, "model_layers", &ok);
     r->seconds = number_of(root, "seconds", &ok);
     r->r.windows = (int)number_of(root, "windows", &ok);
     r->r.tokens = (long long)number_of(root, "tokens", &ok);

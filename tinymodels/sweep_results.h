@@ -16,7 +16,7 @@ typedef struct {
     char *label;      /* TEXT/FORMAT/KEEP, the names of the spec file */
     char *what;       /* the same in full: sweep_describe */
     char *commit, *model, *file;
-    int ctx, stream, threads;
+    int ctx, stream, threads, depth; /* depth: layers of the model */
     double seconds;
     tm_eval_result r;
     tm_eval_window *each; /* [r.windows] */
