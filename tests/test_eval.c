@@ -514,7 +514,7 @@ Test(test_eval, cells_on_one_base_are_what_each_gives_alone)
                 tm_eval_result alone, shared;
                 cr_assert(eq(int, tm_eval(&alone, &s, &engine, NULL, windows, WINDOWS, NULL, NULL,
                                           &err), 0), "%s", err.text);
-                cr_assert(eq(int, tm_eval_on(&shared, NULL, NULL, &cell, base, NULL, NULL, &err),
+                cr_assert(eq(int, tm_eval_on(&shared, NULL, NULL, NULL, &cell, base, NULL, NULL, &err),
                              0), "%s", err.text);
                 expect_same_result(&alone, &shared);
             }
@@ -534,7 +534,7 @@ Test(test_eval, a_cell_may_take_the_first_windows_only)
     tm_eval_result alone, part;
     cr_assert(eq(int, tm_base_open(&base, &b, &engine, NULL, windows, WINDOWS, &err), 0));
     cr_assert(eq(int, tm_eval(&alone, &s, &engine, NULL, windows, 1, NULL, NULL, &err), 0));
-    cr_assert(eq(int, tm_eval_on(&part, NULL, NULL, &cell, base, NULL, NULL, &err), 0));
+    cr_assert(eq(int, tm_eval_on(&part, NULL, NULL, NULL, &cell, base, NULL, NULL, &err), 0));
     expect_same_result(&alone, &part);
     cr_expect(part.windows == 1 && part.kl_error == 0);
     tm_base_close(base);
@@ -553,7 +553,7 @@ Test(test_eval, windows_and_octaves_add_up)
     tm_eval_cell cell = {.keys = s.keys, .values = s.values};
     tm_eval_result r;
     cr_assert(eq(int, tm_base_open(&base, &b, &engine, NULL, windows, WINDOWS, &err), 0));
-    cr_assert(eq(int, tm_eval_on(&r, each, NULL, &cell, base, NULL, NULL, &err), 0));
+    cr_assert(eq(int, tm_eval_on(&r, each, NULL, NULL, &cell, base, NULL, NULL, &err), 0));
     tm_base_close(base);
     double kl = 0, loss = 0, loss16 = 0;
     for (int o = 0; o < TM_OCTAVES; o++) {
@@ -612,6 +612,7 @@ Test(test_eval, errors_of_layers_are_those_of_the_quantizer)
     static arrays a;
     static float hidden[CTX * TINY_WIDTH], work[200000];
     tm_layer_error layer[TINY_LAYERS];
+    int mark[CTX];
     tm_choice choice = {0};
     tm_base_spec b = {.ctx = CTX, .choice = &choice, .choices = 1, .hold = 1, .marks = 1};
     tm_base *base;
@@ -623,7 +624,7 @@ Test(test_eval, errors_of_layers_are_those_of_the_quantizer)
     tm_eval_cell cell = {.keys = s.keys, .values = s.values};
     choice.rule = s.keep;
     cr_assert(eq(int, tm_base_open(&base, &b, &engine, NULL, windows, 1, &err), 0));
-    cr_assert(eq(int, tm_eval_on(&r, NULL, layer, &cell, base, NULL, NULL, &err), 0), "%s",
+    cr_assert(eq(int, tm_eval_on(&r, NULL, layer, mark, &cell, base, NULL, NULL, &err), 0), "%s",
               err.text);
     tm_base_close(base);
     tm_window *w;
@@ -650,6 +651,8 @@ Test(test_eval, errors_of_layers_are_those_of_the_quantizer)
         }
     }
     cr_expect(r.logits_error[0] > 0 && r.logits_error[1] > 0);
+    for (int t = 0; t < CTX; t++)
+        cr_expect(mark[t] == (t == 5 || t == 9 ? TINY_LAYERS : 0), "token %d: %d", t, mark[t]);
 }
 
 Test(test_eval, sixteen_bits_have_no_error_in_any_layer)
@@ -664,7 +667,7 @@ Test(test_eval, sixteen_bits_have_no_error_in_any_layer)
     tm_eval_spec s = spec_of("f16", "f16", "none");
     tm_eval_cell cell = {.keys = s.keys, .values = s.values};
     cr_assert(eq(int, tm_base_open(&base, &b, &engine, NULL, windows, WINDOWS, &err), 0));
-    cr_assert(eq(int, tm_eval_on(&r, NULL, layer, &cell, base, NULL, NULL, &err), 0));
+    cr_assert(eq(int, tm_eval_on(&r, NULL, layer, NULL, &cell, base, NULL, NULL, &err), 0));
     tm_base_close(base);
     for (int l = 0; l < TINY_LAYERS; l++)
         cr_expect(layer[l].keys[1] == 0 && layer[l].values[1] == 0 && layer[l].attention[1] == 0);

@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "commands.h"
-#include "eval.h"
+#include "eval_json.h"
 #include "profile.h"
 #include "report.h"
 #include "text_windows.h"
@@ -15,7 +15,8 @@ typedef struct {
     const char *file, *chat, *join;
     int limit, bos_choice; /* -1: not given */
     text_windows text;
-    tm_eval_result result;
+    int by_position, layers;
+    eval_record record;
 } job;
 
 /* ---------------------------------------------------------------- running */
@@ -38,15 +39,30 @@ static int prepare(job *j, kv_error *err)
     return text_windows_read(&j->text, &source, &j->s, err);
 }
 
+static int evaluate(job *j, const tm_engine *e, kv_error *err)
+{
+    tm_base *base;
+    tm_choice choice = {.rule = j->spec.keep};
+    tm_base_spec b = {.ctx = j->spec.ctx, .stream = j->spec.stream, .profile = j->spec.profile,
+                      .choice = &choice, .choices = 1, .marks = j->layers};
+    tm_eval_cell cell = {.keys = j->spec.keys, .values = j->spec.values, .recent = j->spec.recent};
+    eval_record *r = &j->record;
+    if (eval_record_init(r, j->text.count, j->layers ? e->model->layers : 0, j->spec.ctx, err) ||
+        tm_base_open(&base, &b, e, j->s.fast, j->text.window, j->text.count, err))
+        return err->code;
+    int code = tm_eval_on(&r->r, r->each, r->layer, NULL, &cell, base, report_progress,
+                          "evaluating", err);
+    tm_base_close(base);
+    return code;
+}
+
 static int run(job *j, kv_error *err)
 {
     tm_engine e = report_engine(&j->s);
-    if (prepare(j, err)) return err->code;
-    if (tm_eval(&j->result, &j->spec, &e, j->s.fast, j->text.window, j->text.count, report_progress,
-                "evaluating", err)) return err->code;
-    if (j->result.capped)
+    if (prepare(j, err) || evaluate(j, &e, err)) return err->code;
+    if (j->record.r.capped)
         cli_note("in %d of %d windows more tokens pass the threshold than auto keeps (5 %% of the"
-                 " text, at least 5); the largest were taken", j->result.capped, j->text.count);
+                 " text, at least 5); the largest were taken", j->record.r.capped, j->text.count);
     return KV_OK;
 }
 
@@ -54,21 +70,9 @@ static int run(job *j, kv_error *err)
 
 static void print_json(const job *j)
 {
-    const tm_eval_result *r = &j->result;
     const char *source = j->chat ? j->chat : j->file, *model = j->s.common->positional;
     cJSON *root = cJSON_CreateObject();
-    cli_json_add_int(root, "windows", r->windows);
-    cli_json_add_int(root, "tokens", r->tokens);
-    cli_json_add_number(root, "ppl16", r->ppl16);
-    cli_json_add_number(root, "ppl", r->ppl);
-    cli_json_add_number(root, "kl", r->kl);
-    cli_json_add_number(root, "kl_error", r->kl_error);
-    cli_json_add_number(root, "top1", r->top1);
-    cli_json_add_number(root, "bits", r->bits);
-    cli_json_add_number(root, "bytes", r->bytes);
-    cli_json_add_number(root, "bytes16", r->bytes16);
-    cli_json_add_number(root, "kept", r->kept);
-    cli_json_add_int(root, "capped", r->capped);
+    eval_json_add(root, &j->record);
     cli_json_add_int(root, "ctx", j->spec.ctx);
     cli_json_add_int(root, "stream", j->spec.stream);
     cJSON_AddStringToObject(root, "bos", text_bos_name[j->text.bos]);
@@ -83,7 +87,7 @@ static void print_json(const job *j)
 
 static void print_text(const job *j)
 {
-    const tm_eval_result *r = &j->result;
+    const tm_eval_result *r = &j->record.r;
     char a[32], b[32];
     cli_table t;
     printf("%d window%s of %d tokens (BOS: %s), %s predictions scored, ", r->windows,
@@ -109,9 +113,22 @@ static void print_text(const job *j)
         cli_table_cell(&t, "%s", "");
         cli_table_cell(&t, "%.2g", r->kl_error);
     }
+    cli_table_cell(&t, "ln of the perplexities' ratio");
+    cli_table_cell(&t, "0");
+    cli_table_cell(&t, "%.4g", r->loss);
+    if (r->windows > 1) {
+        cli_table_cell(&t, "  standard error");
+        cli_table_cell(&t, "%s", "");
+        cli_table_cell(&t, "%.2g", r->loss_error);
+    }
     cli_table_cell(&t, "same best token, %%");
     cli_table_cell(&t, "100");
     cli_table_cell(&t, "%.2f", 100 * r->top1);
+    if (r->windows > 1) {
+        cli_table_cell(&t, "  standard error");
+        cli_table_cell(&t, "%s", "");
+        cli_table_cell(&t, "%.2g", 100 * r->top1_error);
+    }
     cli_table_cell(&t, "bits a number");
     cli_table_cell(&t, "16");
     cli_table_cell(&t, "%.3f", r->bits);
@@ -122,6 +139,48 @@ static void print_text(const job *j)
     cli_table_cell(&t, "%s", "");
     cli_table_cell(&t, "%.3g", r->kept);
     cli_table_print(&t);
+}
+
+static void print_positions(const tm_eval_result *r)
+{
+    cli_table t;
+    cli_table_begin(&t, "rrrrr");
+    const char *const heading[] = {"positions", "predictions", "-ln p, 16 bits", "this cache",
+                                   "KL, nats"};
+    for (int i = 0; i < 5; i++) cli_table_cell(&t, "%s", heading[i]);
+    for (int o = 0; o < TM_OCTAVES; o++) {
+        const tm_octave *x = &r->octave[o];
+        char n[32];
+        if (!x->tokens) continue;
+        if (o) cli_table_cell(&t, "%d-%d", 1 << o, (2 << o) - 1);
+        else cli_table_cell(&t, "1");
+        cli_table_cell(&t, "%s", cli_count(n, x->tokens));
+        cli_table_cell(&t, "%.4f", x->loss16 / (double)x->tokens);
+        cli_table_cell(&t, "%.4f", x->loss / (double)x->tokens);
+        cli_table_cell(&t, "%.4g", x->kl / (double)x->tokens);
+    }
+    printf("\n");
+    cli_table_print(&t);
+}
+
+static void print_layers(const eval_record *r)
+{
+    cli_table t;
+    const char *const heading[] = {"layer", "keys: sinks", "others", "values: sinks", "others",
+                                   "attention: sinks", "others"};
+    cli_table_begin(&t, "rrrrrrr");
+    for (int i = 0; i < 7; i++) cli_table_cell(&t, "%s", heading[i]);
+    for (int l = 0; l < r->layers; l++) {
+        const tm_layer_error *e = &r->layer[l];
+        cli_table_cell(&t, "%d", l);
+        for (int i = 0; i < TM_TOKEN_KINDS; i++) cli_table_cell(&t, "%.4f", e->keys[i]);
+        for (int i = 0; i < TM_TOKEN_KINDS; i++) cli_table_cell(&t, "%.4f", e->values[i]);
+        for (int i = 0; i < TM_TOKEN_KINDS; i++) cli_table_cell(&t, "%.4f", e->attention[i]);
+    }
+    printf("\nErrors relative to 16 bits, each layer by itself\n\n");
+    cli_table_print(&t);
+    printf("\nlogits of the whole pass: %.4f at sinks, %.4f at others\n",
+           r->r.logits_error[TM_SINK_TOKENS], r->r.logits_error[TM_OTHER_TOKENS]);
 }
 
 /* ---------------------------------------------------------------- command */
@@ -138,6 +197,13 @@ static const char details[] =
     "--stream P: P tokens of prefill attend to unquantized keys and values and the\n"
     "keep set comes from them; the others go one by one through the packed cache,\n"
     "and only their predictions are scored.\n"
+    "\n"
+    "--by-position: how the losses grow along a window, position 1 being the first\n"
+    "that is predicted. --layers (whole windows, one more pass): at each layer of the\n"
+    "16-bit pass what its keys, values and attention output would lose: norm of the\n"
+    "error / norm, for sinks (what kvsink:auto@join marks with the profile, without\n"
+    "one the first token) and for all other tokens; and the error of the logits.\n"
+    "Standard errors are over windows.\n"
     "\n"
     "--join eot[:N]: passages (separated by empty lines; at most N tokens of each)\n"
     "are joined by the end-of-text token. --chat: a JSON list of {role, content} in\n"
@@ -172,6 +238,10 @@ int cmd_eval(int argc, char **argv)
          "BOS in every window, before the first only, or nowhere"},
         {"--stream", CLI_INT, &j.spec.stream, "P", "(whole-window)", 1, 1 << 20,
          "prefill of P tokens, then one by one"},
+        {"--by-position", CLI_FLAG, &j.by_position, NULL, NULL, 0, 0,
+         "losses by position in the window, in octaves"},
+        {"--layers", CLI_FLAG, &j.layers, NULL, NULL, 0, 0,
+         "errors of keys, values, attention and logits, layer by layer"},
         {"--join", CLI_STRING, &j.join, "eot[:N]", NULL, 0, 0, "join passages, see below"},
         {"--chat", CLI_STRING, &j.chat, "FILE", NULL, 0, 0, "a conversation instead of --file"},
         {0}};
@@ -194,6 +264,9 @@ int cmd_eval(int argc, char **argv)
     if (run(&j, &err)) status = cli_fail(&command, &err);
     else if (common.json) print_json(&j);
     else print_text(&j);
+    if (!status && !common.json && j.by_position) print_positions(&j.record.r);
+    if (!status && !common.json && j.layers) print_layers(&j.record);
+    eval_record_free(&j.record);
     tm_profile_free(&j.profile);
     text_windows_free(&j.text);
     session_close(&j.s);

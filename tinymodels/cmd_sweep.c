@@ -96,13 +96,13 @@ static double mean_of(const sweep_result *r, size_t offset, int n)
 {
     double sum = 0;
     for (int i = 0; i < n; i++)
-        sum += *(const double *)((const char *)&r->each[i] + offset);
+        sum += *(const double *)((const char *)&r->e.each[i] + offset);
     return sum / n;
 }
 
 static int shared_windows(const sweep_result *a, const sweep_result *b)
 {
-    return a->r.windows < b->r.windows ? a->r.windows : b->r.windows;
+    return a->e.r.windows < b->e.r.windows ? a->e.r.windows : b->e.r.windows;
 }
 
 /* Compares the windows that both have. slack: what may differ besides the tolerance. */

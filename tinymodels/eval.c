@@ -91,6 +91,7 @@ typedef struct {
 
     tm_base_window base_window;
     tm_octave octave[TM_OCTAVES];
+    int *mark;             /* [ctx], or NULL */
     double bytes16;        /* sum over windows */
     double off[TM_TOKEN_KINDS], all[TM_TOKEN_KINDS]; /* squares of logits, if layers */
 } evaluation;
@@ -161,6 +162,13 @@ static void take_first_pass(evaluation *v, tm_eval_window *r)
     r->bytes = v->base_window.bytes;
 }
 
+/* In how many layers each token is kept. */
+static void count_layers(int *mark, const kv_keep *keep)
+{
+    for (int l = 0; l < keep->layers; l++)
+        for (int i = 0; i < keep->count[l]; i++) mark[keep->position[l * keep->capacity + i]]++;
+}
+
 static int whole_window(evaluation *v, tm_eval_window *r, const int *tokens, kv_error *err)
 {
     int L = v->e->model->layers, code = KV_OK;
@@ -171,6 +179,7 @@ static int whole_window(evaluation *v, tm_eval_window *r, const int *tokens, kv_
     r->kept /= L;
     r->capped = v->base_window.capped[v->cell->choice];
     tm_window_keep(v->window, keep);
+    if (v->mark && v->now == 0) count_layers(v->mark, keep);
     if (v->layers) code = tm_layers_add(v->layers, v->window, tokens, v->base_window.is_sink, err);
     if (v->same) {
         take_first_pass(v, r);
@@ -329,14 +338,15 @@ static int run_window(evaluation *v, tm_eval_window *r, kv_error *err)
     return code ? code : score(v, r, tokens, err);
 }
 
-int tm_eval_on(tm_eval_result *r, tm_eval_window *each, tm_layer_error *layer,
+int tm_eval_on(tm_eval_result *r, tm_eval_window *each, tm_layer_error *layer, int *mark,
                const tm_eval_cell *cell, tm_base *base, tm_progress *progress, void *self,
                kv_error *err)
 {
     kv_error own;
     evaluation v = {.cell = cell, .spec = tm_base_spec_of(base), .e = tm_base_engine(base),
-                    .base = base, .progress = progress, .self = self};
+                    .base = base, .progress = progress, .self = self, .mark = mark};
     if (!err) err = &own; /* err->code is used to pass failures on */
+    if (mark) memset(mark, 0, (size_t)v.spec->ctx * sizeof *mark);
     v.pool = tm_base_fast(base) ? tm_fast_pool(tm_base_fast(base)) : NULL;
     v.windows = cell->windows ? cell->windows : tm_base_count(base);
     v.same = cell->keys.kind == KV_F16 && !cell->keys.pre && cell->values.kind == KV_F16;
@@ -366,7 +376,7 @@ int tm_eval(tm_eval_result *r, const tm_eval_spec *spec, const tm_engine *e, tm_
     tm_eval_cell cell = {.keys = spec->keys, .values = spec->values, .recent = spec->recent};
     int code = tm_base_open(&base, &b, e, fast, windows, count, err);
     if (code) return code;
-    code = tm_eval_on(r, NULL, NULL, &cell, base, progress, self, err);
+    code = tm_eval_on(r, NULL, NULL, NULL, &cell, base, progress, self, err);
     tm_base_close(base);
     return code;
 }

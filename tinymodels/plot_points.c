@@ -18,6 +18,17 @@ static void polygon(tm_canvas *c, double x, double y, const double (*p)[2], int 
     }
 }
 
+static void ring(tm_canvas *c, double x, double y, double s, double width, tm_color color)
+{
+    enum { SIDES = 24 };
+    double p[SIDES][2];
+    for (int i = 0; i < SIDES; i++) {
+        p[i][0] = 0.95 * cos(i * 2 * acos(-1) / SIDES);
+        p[i][1] = 0.95 * sin(i * 2 * acos(-1) / SIDES);
+    }
+    polygon(c, x, y, (const double(*)[2])p, SIDES, s, width, color);
+}
+
 static void shape(tm_canvas *c, double x, double y, double s, double width, int which,
                   tm_color color)
 {
@@ -26,7 +37,7 @@ static void shape(tm_canvas *c, double x, double y, double s, double width, int 
     static const double down[3][2] = {{0, 1}, {1, -.8}, {-1, -.8}};
     static const double diamond[4][2] = {{0, -1.1}, {1.1, 0}, {0, 1.1}, {-1.1, 0}};
     switch (which) {
-    case 0: tm_disc(c, x, y, s * 0.8 + width / 2, color); break;
+    case 0: ring(c, x, y, s, width, color); break;
     case 1: polygon(c, x, y, square, 4, s, width, color); break;
     case 2: polygon(c, x, y, up, 3, s, width, color); break;
     case 3: polygon(c, x, y, diamond, 4, s, width, color); break;
@@ -41,8 +52,8 @@ static void shape(tm_canvas *c, double x, double y, double s, double width, int 
 /* On a rim of paper, so that marks that overlap can be told apart. */
 void tm_mark(tm_canvas *c, double x, double y, double size, int kind)
 {
-    int which = (kind + kind / TM_SERIES_COLORS) % SHAPES;
-    shape(c, x, y, size, 6, which, tm_paper);
+    int which = kind % SHAPES;
+    shape(c, x, y, size, 5, which, tm_paper);
     shape(c, x, y, size, 3, which, tm_series_color[kind % TM_SERIES_COLORS]);
 }
 
@@ -172,7 +183,7 @@ void tm_plot_points(tm_canvas *c, tm_box box, const tm_points *p)
     double left[LABELS];
     axes a;
     limits(&a, p);
-    a.in = (tm_box){box.x + 8 * SIZE, box.y + 2.4 * TITLE, 0, 0};
+    a.in = (tm_box){box.x + 10 * SIZE, box.y + 2.4 * TITLE, 0, 0};
     a.in.w = box.x + box.w - SIZE - a.in.x;
     a.in.h = box.y + box.h - 5 * SIZE - a.in.y;
     int rows = place(row, left, &a, p);

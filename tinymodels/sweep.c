@@ -227,28 +227,10 @@ static void progress(void *self, double done, double total)
 static void print_cell(const sweep_result *r)
 {
     cli_progress_clear();
-    printf("%-44s ppl %9.4f (%.4f)  KL %.4g", r->label, r->r.ppl, r->r.ppl16, r->r.kl);
-    if (r->r.windows > 1) printf(" +- %.2g", r->r.kl_error);
-    printf("  %.3f bits  %.3g kept  %.1f s\n", r->r.bits, r->r.kept, r->seconds);
+    printf("%-44s ppl %9.4f (%.4f)  KL %.4g", r->label, r->e.r.ppl, r->e.r.ppl16, r->e.r.kl);
+    if (r->e.r.windows > 1) printf(" +- %.2g", r->e.r.kl_error);
+    printf("  %.3f bits  %.3g kept  %.1f s\n", r->e.r.bits, r->e.r.kept, r->seconds);
     fflush(stdout);
-}
-
-/* Layers in which each token of the first window is kept. */
-static void mark(sweep_result *r, tm_base *base, int choice, int ctx)
-{
-    kv_error err;
-    tm_base_window first;
-    if (tm_base_take(&first, base, 0, NULL, NULL, &err) || !first.keep) return;
-    const kv_keep *keep = &first.keep[choice];
-    int n = ctx < SWEEP_MARKS ? ctx : SWEEP_MARKS;
-    r->mark = calloc((size_t)n, sizeof *r->mark);
-    if (!r->mark) return;
-    r->marks = n;
-    for (int l = 0; l < keep->layers; l++)
-        for (int i = 0; i < keep->count[l]; i++) {
-            int t = keep->position[l * keep->capacity + i];
-            if (t < n) r->mark[t]++;
-        }
 }
 
 static char *copy(const char *text)
@@ -285,14 +267,12 @@ static int evaluate(sweep_result *r, sweep *w, const sweep_cell *c, tm_base *bas
                          .choice = w->choice[c->keep], .windows = windows_of(w, c)};
     double start = seconds();
     memset(r, 0, sizeof *r);
-    r->each = calloc((size_t)cell.windows, sizeof *r->each);
-    if (c->layers) r->layers = w->s.model->layers;
-    if (c->layers) r->layer = calloc((size_t)r->layers, sizeof *r->layer);
-    if (!r->each || (c->layers && !r->layer))
-        return kv_fail(err, KV_FAIL_RUN, "not enough memory for %d windows", cell.windows);
-    if (describe(r, w, c, err) ||
-        tm_eval_on(&r->r, r->each, r->layer, &cell, base, progress, w, err)) return err->code;
-    mark(r, base, cell.choice, r->ctx);
+    int ctx = w->job->spec->text[c->text].ctx;
+    if (eval_record_init(&r->e, cell.windows, c->layers ? w->s.model->layers : 0, ctx, err) ||
+        describe(r, w, c, err) ||
+        tm_eval_on(&r->e.r, r->e.each, r->e.layer, r->e.mark, &cell, base, progress, w, err))
+        return err->code;
+    if (!w->job->spec->text[c->text].stream) r->marks = ctx < SWEEP_MARKS ? ctx : SWEEP_MARKS;
     r->seconds = seconds() - start;
     return KV_OK;
 }

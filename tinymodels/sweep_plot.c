@@ -49,7 +49,7 @@ static int points_of(tm_point *point, const pictures *p, int text)
         for (int k = 0; k < p->n_keeps; k++) {
             const sweep_row *row = find(p, text, f, p->keep[k]);
             if (!row) continue;
-            const tm_eval_result *r = &row->result->r;
+            const tm_eval_result *r = &row->result->e.r;
             point[n++] = (tm_point){r->bits, r->kl, r->kl_error, k};
         }
     return n;
@@ -63,8 +63,8 @@ static int labels_of(tm_point_label *label, const pictures *p, int text)
         int count = 0;
         for (int k = 0; k < p->n_keeps; k++) {
             const sweep_row *row = find(p, text, f, p->keep[k]);
-            if (!row || !(row->result->r.kl > 0)) continue;
-            sum += row->result->r.bits;
+            if (!row || !(row->result->e.r.kl > 0)) continue;
+            sum += row->result->e.r.bits;
             count++;
         }
         if (count) label[n++] = (tm_point_label){sum / count, p->s->format[f].name};
@@ -144,10 +144,10 @@ static void layer_panel(tm_canvas *c, tm_box box, const sweep_result *const *res
 {
     tm_series series[TM_SERIES_COLORS];
     char title[100];
-    int layers = result[0]->layers;
+    int layers = result[0]->e.layers;
     for (int i = 0; i < n; i++) {
         for (int l = 0; l < layers; l++) {
-            const char *at = (const char *)&result[i]->layer[l] + thing[which].offset;
+            const char *at = (const char *)&result[i]->e.layer[l] + thing[which].offset;
             y[i * layers + l] = ((const double *)at)[kind];
         }
         series[i] = (tm_series){NULL, y + i * layers, tm_series_color[i], 1};
@@ -163,7 +163,8 @@ static int draw_layers(const pictures *p, int text, int format, const char *file
 {
     const sweep_result *result[TM_SERIES_COLORS];
     const char *name[TM_SERIES_COLORS];
-    char path[PATH], title[300];
+    char path[PATH], title[300], note[120] = "norm of the error / norm of the 16-bit array, each"
+                                                " layer by itself";
     int n = 0, left_out = 0;
     for (int k = 0; k < p->n_keeps; k++) {
         const sweep_result *r = with_layers(p, text, format, p->keep[k]);
@@ -174,18 +175,19 @@ static int draw_layers(const pictures *p, int text, int format, const char *file
         }
     }
     double wide = 700, high = 340, width = 2 * wide + 3 * MARGIN;
-    double top = 3 * MARGIN + tm_plot_legend(NULL, 0, 0, width - 2 * MARGIN, name, n, 1);
-    double *y = calloc((size_t)n * (size_t)result[0]->layers, sizeof *y);
+    double top = 4 * MARGIN + tm_plot_legend(NULL, 0, 0, width - 2 * MARGIN, name, n, 1);
+    double *y = calloc((size_t)n * (size_t)result[0]->e.layers, sizeof *y);
     tm_canvas c;
     if (!y) return kv_fail(err, KV_FAIL_RUN, "not enough memory to draw");
     int code = tm_canvas_init(&c, (int)width, (int)(top + 3 * (high + MARGIN) + MARGIN), err);
     if (!code) {
-        snprintf(title, sizeof title, "%.80s, %.80s: norm of the error / norm, each layer alone",
+        snprintf(title, sizeof title, "%.80s, %.80s: what each layer loses",
                  p->s->text[text].name, p->s->format[format].name);
         if (left_out)
-            snprintf(title + strlen(title), 60, " (%d more rules are not drawn)", left_out);
+            snprintf(note + strlen(note), 40, "; %d more rules left out", left_out);
         tm_text(&c, MARGIN, 1.6 * MARGIN, 18, -1, tm_ink, title);
-        tm_plot_legend(&c, MARGIN, 2 * MARGIN, width - 2 * MARGIN, name, n, 1);
+        tm_text(&c, MARGIN, 2.7 * MARGIN, 14, -1, tm_ink, note);
+        tm_plot_legend(&c, MARGIN, 3 * MARGIN, width - 2 * MARGIN, name, n, 1);
         for (int i = 0; i < 6; i++)
             layer_panel(&c, (tm_box){MARGIN + i % 2 * (wide + MARGIN),
                                      top + i / 2 * (high + MARGIN), wide, high},
@@ -264,9 +266,9 @@ static double kept_text(tm_canvas *c, double y, const cJSON *pieces, const sweep
             x = MARGIN;
             y += LINE;
         }
-        if (c && r->mark[t])
+        if (c && r->e.mark[t])
             tm_fill(c, (tm_box){x - 1, y - TEXT - 4, w, TEXT + 8},
-                    shade((double)r->mark[t] / layers));
+                    shade((double)r->e.mark[t] / layers));
         if (c) tm_text(c, x, y, TEXT, -1, tm_ink, text);
         x += w;
         t++;
@@ -323,7 +325,7 @@ static int kept_of_text(const pictures *p, int text, const cJSON *all, const cha
         const sweep_row *row = find(p, text, -1, p->keep[k]);
         if (!row || !row->result->marks) continue;
         int kept = 0;
-        for (int t = 0; t < row->result->marks; t++) kept += row->result->mark[t];
+        for (int t = 0; t < row->result->marks; t++) kept += row->result->e.mark[t];
         if (!kept) continue; /* nothing to see */
         keep[n] = p->keep[k];
         result[n++] = row->result;

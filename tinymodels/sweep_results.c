@@ -40,67 +40,6 @@ void sweep_describe(char *text, size_t size, const sweep_spec *s, const sweep_ce
 
 /* ---------------------------------------------------------------- writing */
 
-static void add_column(cJSON *to, const char *name, const sweep_result *r, size_t offset)
-{
-    cJSON *array = cJSON_AddArrayToObject(to, name);
-    for (int i = 0; i < r->r.windows; i++) {
-        const char *at = (const char *)&r->each[i] + offset;
-        cJSON_AddItemToArray(array, cJSON_CreateNumber(*(const double *)at));
-    }
-}
-
-/* The fields of a window and of an octave, by their names in the file. */
-static const struct {
-    const char *name;
-    size_t offset;
-} column[] = {{"loss16", offsetof(tm_eval_window, loss16)}, {"loss", offsetof(tm_eval_window, loss)},
-              {"kl", offsetof(tm_eval_window, kl)}, {"top1", offsetof(tm_eval_window, top1)},
-              {"bytes", offsetof(tm_eval_window, bytes)}, {"kept", offsetof(tm_eval_window, kept)}},
-  number[] = {{"ppl16", offsetof(tm_eval_result, ppl16)}, {"ppl", offsetof(tm_eval_result, ppl)},
-              {"kl", offsetof(tm_eval_result, kl)}, {"kl_error", offsetof(tm_eval_result, kl_error)},
-              {"loss", offsetof(tm_eval_result, loss)},
-              {"loss_error", offsetof(tm_eval_result, loss_error)},
-              {"top1", offsetof(tm_eval_result, top1)},
-              {"top1_error", offsetof(tm_eval_result, top1_error)},
-              {"bits", offsetof(tm_eval_result, bits)}, {"bytes", offsetof(tm_eval_result, bytes)},
-              {"bytes16", offsetof(tm_eval_result, bytes16)},
-              {"kept", offsetof(tm_eval_result, kept)}},
-  error[] = {{"keys", offsetof(tm_layer_error, keys)}, {"values", offsetof(tm_layer_error, values)},
-             {"attention", offsetof(tm_layer_error, attention)}};
-enum { COLUMNS = sizeof column / sizeof *column, NUMBERS = sizeof number / sizeof *number,
-       ERRORS = sizeof error / sizeof *error };
-
-static void add_octaves(cJSON *to, const tm_eval_result *r)
-{
-    cJSON *array = cJSON_AddArrayToObject(to, "octaves");
-    for (int o = 0; o < TM_OCTAVES; o++) {
-        if (!r->octave[o].tokens) continue;
-        cJSON *row = cJSON_CreateObject();
-        cli_json_add_int(row, "octave", o);
-        cli_json_add_int(row, "tokens", r->octave[o].tokens);
-        cli_json_add_number(row, "loss16", r->octave[o].loss16);
-        cli_json_add_number(row, "loss", r->octave[o].loss);
-        cli_json_add_number(row, "kl", r->octave[o].kl);
-        cJSON_AddItemToArray(array, row);
-    }
-}
-
-/* Per layer [at sinks, elsewhere]. */
-static void add_layers(cJSON *to, const sweep_result *r)
-{
-    cJSON *layers = cJSON_AddObjectToObject(to, "layers");
-    for (int i = 0; i < ERRORS; i++) {
-        cJSON *array = cJSON_AddArrayToObject(layers, error[i].name);
-        for (int l = 0; l < r->layers; l++) {
-            const char *at = (const char *)&r->layer[l] + error[i].offset;
-            cJSON_AddItemToArray(array, cJSON_CreateDoubleArray((const double *)at,
-                                                                TM_TOKEN_KINDS));
-        }
-    }
-    cJSON_AddItemToObject(to, "logits_error",
-                          cJSON_CreateDoubleArray(r->r.logits_error, TM_TOKEN_KINDS));
-}
-
 static cJSON *to_json(const sweep_result *r)
 {
     cJSON *root = cJSON_CreateObject();
@@ -115,28 +54,12 @@ static cJSON *to_json(const sweep_result *r)
     cli_json_add_int(root, "threads", r->threads);
     cli_json_add_int(root, "model_layers", r->depth);
     cli_json_add_number(root, "seconds", r->seconds);
-    cli_json_add_int(root, "windows", r->r.windows);
-    cli_json_add_int(root, "tokens", r->r.tokens);
-    for (int i = 0; i < NUMBERS; i++)
-        cli_json_add_number(root, number[i].name,
-                            *(const double *)((const char *)&r->r + number[i].offset));
-    cli_json_add_int(root, "capped", r->r.capped);
-    cJSON *each = cJSON_AddObjectToObject(root, "each");
-    for (int i = 0; i < COLUMNS; i++) add_column(each, column[i].name, r, column[i].offset);
-    add_octaves(root, &r->r);
-    if (r->layers) add_layers(root, r);
-    if (r->marks) cJSON_AddItemToObject(root, "marked", cli_json_ints(r->mark, r->marks));
+    eval_json_add(root, &r->e);
+    if (r->marks) cJSON_AddItemToObject(root, "marked", cli_json_ints(r->e.mark, r->marks));
     return root;
 }
 
 /* ---------------------------------------------------------------- reading */
-
-static double number_of(const cJSON *object, const char *name, int *ok)
-{
-    const cJSON *x = cJSON_GetObjectItemCaseSensitive(object, name);
-    if (!cJSON_IsNumber(x)) *ok = 0;
-    return cJSON_IsNumber(x) ? x->valuedouble : 0;
-}
 
 static char *text_of(const cJSON *object, const char *name, int *ok)
 {
@@ -147,76 +70,20 @@ static char *text_of(const cJSON *object, const char *name, int *ok)
     return copy;
 }
 
-/* An array of n; NULL and *ok = 0 if it is not that. */
-static const cJSON *array_of(const cJSON *object, const char *name, int n, int *ok)
-{
-    const cJSON *x = cJSON_GetObjectItemCaseSensitive(object, name);
-    if (cJSON_IsArray(x) && (n < 0 || cJSON_GetArraySize(x) == n)) return x;
-    *ok = 0;
-    return NULL;
-}
-
-static void read_each(sweep_result *r, const cJSON *root, int *ok)
-{
-    const cJSON *each = cJSON_GetObjectItemCaseSensitive(root, "each"), *x;
-    r->each = calloc((size_t)r->r.windows + 1, sizeof *r->each);
-    if (!r->each) *ok = 0;
-    for (int i = 0; i < COLUMNS && *ok; i++) {
-        int w = 0;
-        const cJSON *array = array_of(each, column[i].name, r->r.windows, ok);
-        cJSON_ArrayForEach(x, array)
-            *(double *)((char *)&r->each[w++] + column[i].offset) = x->valuedouble;
-    }
-}
-
-static void read_octaves(tm_eval_result *r, const cJSON *root, int *ok)
-{
-    const cJSON *row;
-    cJSON_ArrayForEach(row, array_of(root, "octaves", -1, ok)) {
-        int o = (int)number_of(row, "octave", ok);
-        if (o < 0 || o >= TM_OCTAVES) continue;
-        r->octave[o].tokens = (long long)number_of(row, "tokens", ok);
-        r->octave[o].loss16 = number_of(row, "loss16", ok);
-        r->octave[o].loss = number_of(row, "loss", ok);
-        r->octave[o].kl = number_of(row, "kl", ok);
-    }
-}
-
-static void read_kinds(double *to, const cJSON *pair)
-{
-    for (int i = 0; i < TM_TOKEN_KINDS; i++) {
-        const cJSON *x = cJSON_GetArrayItem(pair, i);
-        to[i] = x ? x->valuedouble : 0;
-    }
-}
-
-static void read_layers(sweep_result *r, const cJSON *root, int *ok)
-{
-    const cJSON *layers = cJSON_GetObjectItemCaseSensitive(root, "layers"), *x;
-    if (!layers) return;
-    r->layers = cJSON_GetArraySize(array_of(layers, "keys", -1, ok));
-    r->layer = calloc((size_t)r->layers + 1, sizeof *r->layer);
-    for (int i = 0; i < ERRORS && r->layer; i++) {
-        int l = 0;
-        cJSON_ArrayForEach(x, array_of(layers, error[i].name, r->layers, ok))
-            read_kinds((double *)((char *)&r->layer[l++] + error[i].offset), x);
-    }
-    read_kinds(r->r.logits_error, array_of(root, "logits_error", TM_TOKEN_KINDS, ok));
-}
-
 static void read_marks(sweep_result *r, const cJSON *root)
 {
     const cJSON *array = cJSON_GetObjectItemCaseSensitive(root, "marked"), *x;
     if (!cJSON_IsArray(array) || cJSON_GetArraySize(array) > SWEEP_MARKS) return;
-    r->mark = calloc((size_t)cJSON_GetArraySize(array) + 1, sizeof *r->mark);
-    if (!r->mark) return;
-    cJSON_ArrayForEach(x, array) r->mark[r->marks++] = x->valueint;
+    r->e.mark = calloc((size_t)cJSON_GetArraySize(array) + 1, sizeof *r->e.mark);
+    if (!r->e.mark) return;
+    cJSON_ArrayForEach(x, array) r->e.mark[r->marks++] = x->valueint;
 }
 
 static int from_json(sweep_result *r, const cJSON *root)
 {
-    int ok = 1;
+    int ok;
     memset(r, 0, sizeof *r);
+    ok = eval_json_read(&r->e, root);
     char *id = text_of(root, "id", &ok);
     snprintf(r->id, sizeof r->id, "%s", id ? id : "");
     free(id);
@@ -225,19 +92,11 @@ static int from_json(sweep_result *r, const cJSON *root)
     r->model = text_of(root, "model", &ok);
     r->file = text_of(root, "file", &ok);
     r->commit = text_of(root, "commit", &ok);
-    r->ctx = (int)number_of(root, "ctx", &ok);
-    r->stream = (int)number_of(root, "stream", &ok);
-    r->threads = (int)number_of(root, "threads", &ok);
-    r->depth = (int)number_of(root, "model_layers", &ok);
-    r->seconds = number_of(root, "seconds", &ok);
-    r->r.windows = (int)number_of(root, "windows", &ok);
-    r->r.tokens = (long long)number_of(root, "tokens", &ok);
-    for (int i = 0; i < NUMBERS; i++)
-        *(double *)((char *)&r->r + number[i].offset) = number_of(root, number[i].name, &ok);
-    r->r.capped = (int)number_of(root, "capped", &ok);
-    if (ok) read_each(r, root, &ok);
-    if (ok) read_octaves(&r->r, root, &ok);
-    if (ok) read_layers(r, root, &ok);
+    r->ctx = (int)eval_json_number(root, "ctx", &ok);
+    r->stream = (int)eval_json_number(root, "stream", &ok);
+    r->threads = (int)eval_json_number(root, "threads", &ok);
+    r->depth = (int)eval_json_number(root, "model_layers", &ok);
+    r->seconds = eval_json_number(root, "seconds", &ok);
     if (ok) read_marks(r, root);
     return ok;
 }
@@ -249,9 +108,7 @@ void sweep_result_free(sweep_result *r)
     free(r->model);
     free(r->file);
     free(r->commit);
-    free(r->each);
-    free(r->layer);
-    free(r->mark);
+    eval_record_free(&r->e);
     memset(r, 0, sizeof *r);
 }
 
@@ -300,7 +157,7 @@ const sweep_result *sweep_results_find(const sweep_results *all, const sweep_spe
     sweep_describe(what, sizeof what, s, c);
     for (int i = all->n - 1; i >= 0; i--) {
         const sweep_result *r = &all->result[i];
-        if (c->layers && !r->layers) continue;
+        if (c->layers && !r->e.layers) continue;
         if (id ? !strcmp(r->id, id) : !strcmp(r->what, what)) return r;
     }
     return NULL;

@@ -6,7 +6,7 @@
 #ifndef TM_SWEEP_RESULTS_H
 #define TM_SWEEP_RESULTS_H
 
-#include "eval.h"
+#include "eval_json.h"
 #include "sweep_spec.h"
 
 enum { SWEEP_MARKS = 384 }; /* tokens of the first window whose keeping is recorded */
@@ -18,12 +18,8 @@ typedef struct {
     char *commit, *model, *file;
     int ctx, stream, threads, depth; /* depth: layers of the model */
     double seconds;
-    tm_eval_result r;
-    tm_eval_window *each; /* [r.windows] */
-    int layers;           /* 0: not measured */
-    tm_layer_error *layer;
-    int marks;            /* tokens of the first window, at most SWEEP_MARKS; 0: not known */
-    int *mark;            /* [marks] layers in which each is kept */
+    eval_record e;
+    int marks; /* of e.mark, at most SWEEP_MARKS; 0: not known */
 } sweep_result;
 
 typedef struct {

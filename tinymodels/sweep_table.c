@@ -57,14 +57,14 @@ static int compare(difference *d, const sweep_row *row)
 {
     const sweep_result *a = row->result, *b = row->baseline;
     if (!a || !b || a == b) return 0;
-    int n = a->r.windows < b->r.windows ? a->r.windows : b->r.windows;
+    int n = a->e.r.windows < b->e.r.windows ? a->e.r.windows : b->e.r.windows;
     double *x = calloc(4 * (size_t)n + 1, sizeof *x);
     if (!x) return 0;
     for (int i = 0; i < n; i++) {
-        x[i] = a->each[i].kl;
-        x[n + i] = b->each[i].kl;
-        x[2 * n + i] = a->each[i].loss;
-        x[3 * n + i] = b->each[i].loss;
+        x[i] = a->e.each[i].kl;
+        x[n + i] = b->e.each[i].kl;
+        x[2 * n + i] = a->e.each[i].loss;
+        x[3 * n + i] = b->e.each[i].loss;
     }
     d->kl = tm_mean_paired(x, x + n, n);
     d->loss = tm_mean_paired(x + 2 * n, x + 3 * n, n);
@@ -112,16 +112,16 @@ static void show_row(char cell[COLUMNS][CELL], const sweep_spec *s, const sweep_
     snprintf(cell[2], CELL, "`%.150s`", s->keep_text[row->cell.keep]);
     if (!r) return;
     char kl[CELL], error[CELL];
-    snprintf(cell[3], CELL, "%d", r->r.windows);
-    snprintf(cell[4], CELL, "%.2f (%.2f)", r->r.ppl, r->r.ppl16);
-    figure(kl, r->r.kl);
-    figure(error, r->r.kl_error);
-    if (r->r.windows > 1) snprintf(cell[5], CELL, "%.60s ± %.60s", kl, error);
+    snprintf(cell[3], CELL, "%d", r->e.r.windows);
+    snprintf(cell[4], CELL, "%.2f (%.2f)", r->e.r.ppl, r->e.r.ppl16);
+    figure(kl, r->e.r.kl);
+    figure(error, r->e.r.kl_error);
+    if (r->e.r.windows > 1) snprintf(cell[5], CELL, "%.60s ± %.60s", kl, error);
     else snprintf(cell[5], CELL, "%.60s", kl);
     show_difference(cell[6], row);
-    snprintf(cell[7], CELL, "%.1f %%", 100 * r->r.top1);
-    snprintf(cell[8], CELL, "%.2f", r->r.bits);
-    snprintf(cell[9], CELL, "%.2f%s", r->r.kept, r->r.capped ? " (cap)" : "");
+    snprintf(cell[7], CELL, "%.1f %%", 100 * r->e.r.top1);
+    snprintf(cell[8], CELL, "%.2f", r->e.r.bits);
+    snprintf(cell[9], CELL, "%.2f%s", r->e.r.kept, r->e.r.capped ? " (cap)" : "");
 }
 
 static void print_line(FILE *f, char cell[COLUMNS][CELL], const int *wide)
@@ -240,7 +240,7 @@ static void print_field(FILE *f, const char *text)
 
 static void print_numbers(FILE *f, const sweep_row *row)
 {
-    const tm_eval_result *r = &row->result->r;
+    const tm_eval_result *r = &row->result->e.r;
     difference d;
     fprintf(f, "%d,%lld,%.9g,%.9g,%.9g,%.9g,%.9g,%.9g,%.9g,%.9g,%.9g,%.9g,%.9g,%d", r->windows,
             r->tokens, r->ppl16, r->ppl, r->loss, r->loss_error, r->kl, r->kl_error, r->top1,
