@@ -45,26 +45,33 @@ typedef struct {
     char *to;
 } filling;
 
-static void fill_row(void *arg, int row, int worker)
+/* Block b of the file's row, which is number `lane` of `lanes` rows that take turns at `to`. */
+static void fill_block(const filling *f, void *to, int row, size_t b, int lane, int lanes)
+{
+    gguf_parts p;
+    size_t n = gguf_block_elements(f->tensor->type), each = (size_t)f->blocks->cols / n;
+    int four = f->blocks->form == TM_AS_BLOCK4;
+    gguf_take_apart(&p, f->tensor, (size_t)row * each + b);
+    for (size_t i = 0; i < n; i += four ? 32 : 16) {
+        size_t c = b * n + i, at = c / (four ? 32 : 64) * (size_t)lanes + (size_t)lane;
+        if (four)
+            fill4((tm_block4 *)to + at, p.q + i, p.scale[i / 16], p.min[i / 16]);
+        else
+            fill8((tm_block8 *)to + at, (int)(c % 64), p.q + i, p.scale[i / 16], p.min[i / 16]);
+    }
+}
+
+static void fill_four(void *arg, int group, int worker)
 {
     const filling *f = arg;
     (void)worker;
-    int four = f->blocks->form == TM_AS_BLOCK4;
-    char *to = f->to + (size_t)row * f->blocks->row_bytes;
-    size_t n = gguf_block_elements(f->tensor->type), each = (size_t)f->blocks->cols / n;
-    memset(to, 0, f->blocks->row_bytes);
-    for (size_t b = 0; b < each; b++) {
-        gguf_parts p;
-        gguf_take_apart(&p, f->tensor, (size_t)row * each + b);
-        for (size_t i = 0; i < n; i += four ? 32 : 16) {
-            size_t c = b * n + i;
-            if (four)
-                fill4((tm_block4 *)to + c / 32, p.q + i, p.scale[i / 16], p.min[i / 16]);
-            else
-                fill8((tm_block8 *)to + c / 64, (int)(c % 64), p.q + i, p.scale[i / 16],
-                      p.min[i / 16]);
-        }
-    }
+    int first = 4 * group, lanes = f->blocks->rows - first < 4 ? f->blocks->rows - first : 4;
+    char *to = f->to + (size_t)first * f->blocks->row_bytes;
+    size_t each = (size_t)f->blocks->cols / gguf_block_elements(f->tensor->type);
+    memset(to, 0, (size_t)lanes * f->blocks->row_bytes);
+    for (int r = 0; r < lanes; r++)
+        for (size_t b = 0; b < each; b++)
+            fill_block(f, to, first + r, b, r, lanes);
 }
 
 tm_blocks tm_blocks_plan(const gguf_tensor *t)
@@ -89,5 +96,5 @@ void tm_blocks_fill(tm_blocks *b, const gguf_tensor *t, void *memory, tm_pool *p
     filling f = {t, b, memory};
     b->data = b->size ? memory : t->data;
     if (b->size)
-        tm_parallel(pool, fill_row, &f, b->rows);
+        tm_parallel(pool, fill_four, &f, (b->rows + 3) / 4);
 }

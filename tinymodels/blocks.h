@@ -11,6 +11,9 @@
  *     block4, 32 elements of 4 bits     element e of either half: word e % 2, nibble e / 2
  *     block8, 64 elements of 8 bits     element 16 j + i: word i, byte j, signed
  *
+ * Four rows are multiplied at a time, so their blocks take turns in memory (the last rows, if there
+ * are fewer, among themselves): the processor sees one long stream and fetches ahead of it.
+ *
  * Tensors in F16 and BF16 are read from the file as they are, and widened row by row. */
 #ifndef TM_BLOCKS_H
 #define TM_BLOCKS_H
@@ -40,7 +43,7 @@ typedef struct {
     int rows, cols;
     size_t row_bytes;
     size_t size; /* bytes of memory that tm_blocks_fill needs, a multiple of 64; may be 0 */
-    const void *data; /* [rows][row_bytes] */
+    const void *data; /* groups of four rows: [blocks in a row][4] */
 } tm_blocks;
 
 /* The form of a tensor, without data: TM_AS_FLOATS (float32 is to be read) where it is no matrix,

@@ -21,7 +21,8 @@ typedef struct {
      * made in the same order whatever rows and n are. */
     void (*gemv)(float *y, size_t ldy, const float *x, const float *w, int rows, int cols, int n);
 
-    /* The same for one row x and weights in blocks, each row of w `blocks` long. y has the bits that
+    /* The same for one row x and weights in blocks as they lie in blocks.h, each row of w `blocks`
+     * long; rows is a multiple of 4 or reaches to the end of w. y has the bits that
      * gemv gives on the float32 weights. NULL where shifting every lane by a distance of its own is
      * no single instruction and float32 is faster. */
     void (*gemv4)(float *y, const float *x, const tm_block4 *w, int rows, int blocks);
