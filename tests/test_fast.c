@@ -285,7 +285,8 @@ static problem make_problem(kv_shape s, int past, int n, uint64_t *seed)
     size_t T = (size_t)(past + n), D = (size_t)s.head_size, H = (size_t)s.heads;
     problem p = {s, past, n, check_floats((size_t)n * H * D),
                  check_floats(T * (size_t)s.kv_heads * D), check_floats(T * (size_t)s.kv_heads * D),
-                 check_floats((size_t)n * H * D), check_floats(H * (size_t)n * T), check_floats(H)};
+                 check_floats((size_t)n * H * D), check_floats(H * (size_t)n * T), check_floats(H),
+                 NULL, NULL};
     check_fill(p.q, (size_t)n * H * D, seed);
     check_keys(p.k, past + n, s.kv_heads * s.head_size, seed);
     check_keys(p.v, past + n, s.kv_heads * s.head_size, seed);
@@ -296,6 +297,7 @@ static problem make_problem(kv_shape s, int past, int n, uint64_t *seed)
 static void free_problem(problem *p)
 {
     free(p->q), free(p->k), free(p->v), free(p->out), free(p->rows), free(p->sink);
+    free(p->k_size), free(p->v_size);
 }
 
 static void check_attention(kv_shape s, int past, int n, int with, int version, uint64_t *seed)
@@ -392,6 +394,30 @@ static filled fill_cache(const char *keys, const char *values, kv_shape s, const
     return f;
 }
 
+/* What bounds.h calls k_size or v_size, of numbers x that came out of a cache. */
+static float *sizes_of(const kv_cache *c, int values, const float *x)
+{
+    const kv_cache_layer *cl = &c->layer[0];
+    const kv_store *st = values ? &cl->v : &cl->k;
+    const kv_format *f = &st->format;
+    int row = st->shape.kv_heads * st->shape.head_size;
+    kv_grouping g = kv_group_layout(f, st->shape, st->capacity);
+    float *size = check_floats((size_t)(st->tokens * row));
+    for (int i = 0; i < st->tokens * row; i++) {
+        int t = i / row, at = kv_positions_before(cl->position, cl->n_kept, t);
+        size[i] = fabsf(x[i]);
+        if (f->kind != KV_INT || t >= st->quantized ||
+            (at < cl->n_kept && cl->position[at] == t))
+            continue;
+        int group = f->axis == KV_PER_TOKEN ? t * g.across + i % row / g.length
+                                            : t / g.length * g.across + i % row;
+        float zero = (float)-(1 << (f->bits - 1)) * kv_half_to_float(st->scale[group]);
+        float m = f->symmetric ? zero : kv_half_to_float(st->min[group]);
+        size[i] = fabsf(x[i] - m) + fabsf(m);
+    }
+    return size;
+}
+
 static void check_decode(const char *keys, const char *values, kv_shape s, const kv_rope *rope,
                          int recent, int T, int seal, int with, int version, uint64_t *seed)
 {
@@ -400,6 +426,8 @@ static void check_decode(const char *keys, const char *values, kv_shape s, const
     problem p = make_problem(s, T - 1, 1, seed);
     kv_cache_read(p.k, &a.c, 0, 0, 0, T);
     kv_cache_read(p.v, &a.c, 0, 1, 0, T);
+    p.k_size = a.c.spec.keys.pre ? NULL : sizes_of(&a.c, 0, p.k);
+    p.v_size = sizes_of(&a.c, 1, p.v);
     double extra = 0, largest = 0, q = 0;
     if (a.c.spec.keys.pre) { /* rotated in float: three roundings of products with both of a pair */
         for (int i = 0; i < T * row; i++)
@@ -439,6 +467,7 @@ static const char *const formats[][2] = {
     {"8:channel:7:sym", "8:token:8:sym"}, {"2:token:8", "2:channel:16"},
     {"3:token:all:sym", "3:channel:70:sym"}, {"2:channel:64:pre", "2:token:2"},
     {"4:token:8:pre", "4:channel:1"}, {"f16:pre", "2:token:all"},
+    {"2:channel:128", "2:token:all"}, {"4:channel:32:sym", "4:token:all:sym"},
 };
 
 Test(fast, decode_within_bound)
@@ -456,6 +485,30 @@ Test(fast, decode_within_bound)
             check_decode(formats[i][0], formats[i][1], shape, &rope, recents[count % 4], T, 0,
                          count % 4, count / 4 % versions(), &seed);
         }
+}
+
+/* Head sizes and groups for which codes are used as they are, and one step beside them: more heads
+ * than one kernel takes, parts of a head, a group over several heads, runs that end in the middle
+ * of a word or of a span. */
+Test(fast, decode_straight_from_codes)
+{
+    static const char *const direct[][2] = {
+        {"2:channel:128", "2:token:all"}, {"4:channel:128", "4:token:64"},
+        {"2:channel:32:sym", "2:token:16:sym"}, {"4:channel:48:sym", "4:token:32:sym"},
+        {"2:channel:16", "4:token:8"}, {"4:channel:24", "2:token:32"}, {"2:channel:300", "3:token:all"},
+    };
+    const kv_shape s[] = {{9, 3, 64}, {5, 1, 64}, {4, 4, 64}, {22, 2, 64}, {3, 1, 192}};
+    const int tokens[] = {129, 256, 257, 613}, recents[] = {0, 1, 128};
+    uint64_t seed = 14;
+    kv_rope none = {2, 1, 100, 1, NULL};
+    int count = 0;
+    for (int i = 0; i < (int)(sizeof direct / sizeof *direct); i++)
+        for (int j = 0; j < 5; j++)
+            for (int v = 0; v < versions(); v++, count++)
+                check_decode(direct[i][0], direct[i][1], s[j], &none, recents[count % 3],
+                             tokens[count % 4], 0, count % 4, v, &seed);
+    for (int v = 0; v < versions(); v++)
+        check_decode("2:channel:all", "4:token:all", s[0], &none, 0, 304, 1, 3, v, &seed);
 }
 
 Test(fast, decode_of_a_sealed_cache)

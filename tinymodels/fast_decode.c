@@ -1,18 +1,31 @@
 /* One query over a packed cache: tm_fast_decode of fast.h.
  *
- * A store (a layer's keys, or its values) is cut into tiles of at most TILE tokens that lie in one
- * group, or all in 16 bits. A tile of one KV head is turned into floats in a thread's scratch
- * memory (16 KiB at head size 64: it stays in the first-level cache) and used at once by all query
- * heads that share the KV head. Per-channel codes are read channel by channel, so such a tile is
- * [channel][token]; everything else is [token][channel]. Either way one kernel does the
- * sums:
+ * Tokens are cut into spans of SPAN. A task is one span of one KV head, for all query heads that
+ * share it: scores of the span's keys, their exponentials (against the span's own maximum), the
+ * average of its values. The spans' results are added up in the order of the tokens, each scaled by
+ * e^(its maximum - the largest maximum); so bits depend on the spans and not on who did them.
+ *
+ * Within a span keys, or values, are taken in tiles: tokens that lie in one group, or all in 16 bits.
+ *
+ * Codes of 2 and 4 bits in the two common layouts are used as they are. A number is s*code + m
+ * with s and m the same for a whole row of codes, so a sum over rows is
+ *
+ *     sum a_i (s_i code_ij + m_i)  =  sum (a_i s_i) code_ij  +  sum a_i m_i
+ *
+ * where for keys per channel a row is a channel, a_i the query and j a token; and for values per
+ * token a row is a token, a_i its weight and j a channel. Only codes are turned into
+ * floats, once for all heads, and they stay in registers (codes_gevm). Kept tokens have code 0 in
+ * their holes: their scores are written over, and their weights are set to 0 and used on the row
+ * in the side table.
+ *
+ * Everything else is turned into floats in a thread's scratch memory (16 KiB at head size 64: it
+ * stays in the first-level cache). Per-channel codes are read channel by channel, so such a tile is
+ * [channel][token]; everything else is [token][channel]. Either way one kernel does the sums:
  *
  *              tile [token][channel]             tile [channel][token]
  *     keys     a row times the query: gemv       the query times the matrix: gevm
  *     values   the weights times it:  gevm       a row times the weights:    gemv
- *
- * BUNCH tiles are a task: scores of all keys; softmax of each head; then each bunch of values makes
- * a partial output, and these are added in the order of the tokens. */
+ */
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
@@ -21,7 +34,7 @@
 #include "fast_inside.h"
 #include "pages.h"
 
-enum { TILE = 64, BUNCH = 4 };
+enum { TILE = 64, SPAN = 256 };
 
 typedef struct {
     tm_fast *f;
@@ -29,11 +42,11 @@ typedef struct {
     const float *q, *sink;
     kv_shape s;
     int shared; /* query heads of a KV head */
-    int tokens;
+    int tokens, spans;
     size_t wide;    /* tokens rounded up: length of a row of scores */
-    float *scores;  /* [H][wide] */
-    float *parts;   /* [bunches of values][H][D] */
-    float *factor;  /* [H] */
+    float *scores;  /* [H][wide], later e^(score - its span's maximum) */
+    float *parts;   /* [spans][H][D] sums of values under those weights */
+    float *max, *sum; /* [H][spans] of each span: largest score, sum of weights */
 } decoding;
 
 /* ------------------------------------------------------------------ tiles */
@@ -42,6 +55,11 @@ typedef struct {
     int first, n;
     int coded; /* 0: rows of 16 bits (or 32) */
 } tile;
+
+static int smaller(int a, int b)
+{
+    return a < b ? a : b;
+}
 
 static int up(int n, int size)
 {
@@ -52,28 +70,17 @@ static int up(int n, int size)
 static int run_of(const kv_store *st)
 {
     if (st->format.axis == KV_PER_TOKEN)
-        return TILE;
+        return st->capacity;
     return st->format.group ? st->format.group : st->capacity;
 }
 
-static int tile_count(const kv_store *st)
+/* The tile of at most `most` tokens that begins at token t; end: of the span. */
+static tile tile_at(const kv_store *st, int t, int end, int most)
 {
-    int run = run_of(st), whole = st->quantized / run, rest = st->quantized % run;
-    return whole * up(run, TILE) + up(rest, TILE) + up(st->tokens - st->quantized, TILE);
-}
-
-static tile tile_at(const kv_store *st, int i)
-{
-    int run = run_of(st), each = up(run, TILE), whole = st->quantized / run;
-    int rest = st->quantized % run, coded = whole * each + up(rest, TILE), first, end;
-    if (i >= coded) {
-        first = st->quantized + (i - coded) * TILE;
-        end = st->tokens;
-    } else {
-        first = i / each * run + i % each * TILE;
-        end = i / each < whole ? (i / each + 1) * run : st->quantized;
-    }
-    return (tile){first, end - first < TILE ? end - first : TILE, i < coded};
+    int run = run_of(st), coded = t < st->quantized;
+    if (coded)
+        end = smaller(end, smaller(st->quantized, (t / run + 1) * run));
+    return (tile){t, smaller(end - t, most), coded};
 }
 
 static int kept_before(const kv_cache_layer *cl, int t)
@@ -244,13 +251,158 @@ static void rotate(const decoding *d, float *x, tile t, int columns)
     }
 }
 
-/* ------------------------------------------------------------------- tasks */
+/* ------------------------------------------------------- straight from codes */
 
-static void score_tile(const decoding *d, float *x, tile t, int head)
+/* Do the loops here know how these tokens are stored, as plain rows and plain integers? */
+static int is_known(const kv_store *st, int coded)
+{
+    return !coded || st->format.kind == KV_INT;
+}
+
+static int is_direct(const decoding *d, const kv_store *st)
+{
+    return d->f->kernels->codes_gevm && is_known(st, 1) && !st->format.pre &&
+           (st->format.bits == 2 || st->format.bits == 4);
+}
+
+static const unsigned char *codes_at(const kv_store *st, size_t words, int first)
+{
+    return (const unsigned char *)(st->words + words) + first * st->format.bits / 8;
+}
+
+/* n >= 1 scales s and minima m that lie `step` apart, from group `first` on. Symmetric codes count from
+ * the middle: s (code - zero) = s code + m with m = -zero s. */
+static void widen_scales(const decoding *d, float *s, float *m, const kv_store *st, size_t first,
+                         size_t step, int n)
+{
+    int symmetric = st->format.symmetric;
+    const uint16_t *scale = st->scale + first, *min = symmetric ? scale : st->min + first;
+    uint16_t some[2][KV_HEAD_MAX > SPAN ? KV_HEAD_MAX : SPAN];
+    if (step > 1) {
+        size_t i = 0;
+        do {
+            some[0][i] = scale[i * step];
+            some[1][i] = min[i * step];
+        } while (++i < (size_t)n);
+        scale = some[0], min = some[1];
+    }
+    d->f->kernels->widen_half(s, scale, (size_t)n);
+    d->f->kernels->widen_half(m, min, (size_t)n);
+    if (symmetric)
+        d->f->kernels->scale(m, (float)-(1 << (st->format.bits - 1)), (size_t)n);
+}
+
+/* The side table's index of the first kept token of a tile, and the end. */
+static int first_kept(const decoding *d, tile t)
+{
+    return kept_before(d->layer, t.first);
+}
+
+static int end_kept(const decoding *d, tile t)
+{
+    return kept_before(d->layer, t.first + t.n);
+}
+
+static void widen_kept(const decoding *d, float *row, const kv_store *st, int i, int head)
+{
+    int D = d->s.head_size;
+    widen(d->f->kernels, row, st->kept + (size_t)i * (size_t)(d->s.kv_heads * D), head * D, D,
+          KV_F16);
+}
+
+/* Can a tile of keys be used as it is: per channel, from a whole word of codes on? */
+static int keys_direct(const decoding *d, tile t)
+{
+    const kv_store *st = &d->layer->k;
+    return t.coded && is_direct(d, st) && st->format.axis == KV_PER_CHANNEL &&
+           t.first % run_of(st) % 16 == 0 && t.n % 16 == 0;
+}
+
+/* scores [shared][wide]; a: scratch of [shared][D]. */
+static void score_codes(const decoding *d, float *scores, float *a, tile t, int head)
+{
+    const kv_store *st = &d->layer->k;
+    const tm_kernels *k = d->f->kernels;
+    int D = d->s.head_size, across = d->s.kv_heads * D, run = run_of(st), r = t.first / run;
+    int length = smaller(st->quantized - r * run, run);
+    size_t words = (size_t)kv_packed_words(length, st->format.bits);
+    size_t before = (size_t)r * (size_t)across * (size_t)kv_packed_words(run, st->format.bits);
+    const float *q = d->q + (size_t)(head * d->shared * D);
+    float s[KV_HEAD_MAX], m[KV_HEAD_MAX];
+    widen_scales(d, s, m, st, (size_t)r * (size_t)across + (size_t)(head * D), 1, D);
+    for (int h = 0; h < d->shared; h++) {
+        float offset, *to = scores + (size_t)h * d->wide + t.first;
+        k->times(a + h * D, q + h * D, s, (size_t)D);
+        k->gemv(&offset, 1, m, q + h * D, 1, D, 1);
+        for (int i = 0; i < t.n; i++)
+            to[i] = offset;
+    }
+    k->codes_gevm(scores + t.first, d->wide, a, (size_t)D, d->shared,
+                  codes_at(st, before + (size_t)(head * D) * words, t.first - r * run),
+                  words * sizeof *st->words, st->format.bits, D, t.n);
+    for (int i = first_kept(d, t); i < end_kept(d, t); i++) {
+        widen_kept(d, a, st, i, head);
+        k->gemv(scores + d->layer->position[i], d->wide, q, a, 1, D, d->shared);
+    }
+}
+
+/* Channels of a head that share scales: those of a group, or all. */
+static int group_part(const decoding *d, const kv_store *st)
+{
+    return smaller(kv_group_layout(&st->format, d->s, st->capacity).length, d->s.head_size);
+}
+
+/* The same for values: per token, and parts of groups that are whole words of codes. */
+static int values_direct(const decoding *d, tile t)
+{
+    const kv_store *st = &d->layer->v;
+    return t.coded && is_direct(d, st) && st->format.axis == KV_PER_TOKEN &&
+           group_part(d, st) % 16 == 0;
+}
+
+/* out [shared][D] += the values of a tile under the weights p [shared][wide]; a: scratch of
+ * [shared][SPAN]. */
+static void mix_codes(const decoding *d, float *out, const float *p, float *a, tile t, int head)
+{
+    const kv_store *st = &d->layer->v;
+    const tm_kernels *k = d->f->kernels;
+    kv_grouping g = kv_group_layout(&st->format, d->s, st->capacity);
+    int D = d->s.head_size, part = group_part(d, st);
+    size_t words = (size_t)kv_packed_words(g.length, st->format.bits), across = (size_t)g.across;
+    int kept = first_kept(d, t), end = end_kept(d, t);
+    p += t.first;
+    for (int c = 0; c < D; c += part) {
+        float s[SPAN], m[SPAN];
+        size_t group = (size_t)t.first * across + (size_t)((head * D + c) / g.length);
+        widen_scales(d, s, m, st, group, across, t.n);
+        for (int i = kept; i < end; i++)
+            s[d->layer->position[i] - t.first] = m[d->layer->position[i] - t.first] = 0;
+        for (int h = 0; h < d->shared; h++) {
+            float offset;
+            k->times(a + h * SPAN, p + (size_t)h * d->wide, s, (size_t)t.n);
+            k->gemv(&offset, 1, m, p + (size_t)h * d->wide, 1, t.n, 1);
+            for (int i = c; i < c + part; i++)
+                out[h * D + i] += offset;
+        }
+        k->codes_gevm(out + c, (size_t)D, a, SPAN, d->shared,
+                      codes_at(st, group * words, (head * D + c) % g.length),
+                      across * words * sizeof *st->words, st->format.bits, t.n, part);
+    }
+    for (int i = kept; i < end; i++) {
+        widen_kept(d, a, st, i, head);
+        for (int h = 0; h < d->shared; h++)
+            k->gevm(out + h * D, p + (size_t)h * d->wide + (d->layer->position[i] - t.first), a, 1,
+                    D);
+    }
+}
+
+/* ------------------------------------------------------------ through floats */
+
+static void score_tile(const decoding *d, float *scores, float *x, tile t, int head)
 {
     int D = d->s.head_size;
     const float *q = d->q + (size_t)(head * d->shared * D);
-    float *to = d->scores + (size_t)(head * d->shared) * d->wide + (size_t)t.first;
+    float *to = scores + t.first;
     int columns = fill(d, x, &d->layer->k, t, head);
     if (d->layer->k.format.pre)
         rotate(d, x, t, columns);
@@ -265,34 +417,10 @@ static void score_tile(const decoding *d, float *x, tile t, int head)
     }
 }
 
-static void score_bunch(void *arg, int task, int worker)
+static void mix_tile(const decoding *d, float *out, const float *p, float *x, tile t, int head)
 {
-    const decoding *d = arg;
-    int tiles = tile_count(&d->layer->k), head = task % d->s.kv_heads;
-    int first = task / d->s.kv_heads * BUNCH;
-    for (int i = first; i < first + BUNCH && i < tiles; i++)
-        score_tile(d, tm_fast_scratch(d->f, worker), tile_at(&d->layer->k, i), head);
-}
-
-/* factor 0: a score was not finite. */
-static void soften_head(void *arg, int head, int worker)
-{
-    const decoding *d = arg;
-    (void)worker;
-    float *p = d->scores + (size_t)head * d->wide, max = d->sink ? d->sink[head] : -FLT_MAX;
-    float logit = max;
-    d->f->kernels->scale(p, 1 / sqrtf((float)d->s.head_size), (size_t)d->tokens);
-    float sum = d->f->kernels->exp_row(p, &max, d->tokens);
-    if (d->sink)
-        sum += expf(logit - max);
-    d->factor[head] = sum <= FLT_MAX ? 1 / sum : 0;
-}
-
-static void mix_tile(const decoding *d, float *x, float *out, tile t, int head)
-{
-    int D = d->s.head_size;
-    const float *p = d->scores + (size_t)(head * d->shared) * d->wide + (size_t)t.first;
-    int columns = fill(d, x, &d->layer->v, t, head);
+    int D = d->s.head_size, columns = fill(d, x, &d->layer->v, t, head);
+    p += t.first;
     for (int h = 0; h < d->shared; h++, p += d->wide, out += D) {
         if (!columns) {
             d->f->kernels->gevm(out, p, x, t.n, D);
@@ -306,16 +434,56 @@ static void mix_tile(const decoding *d, float *x, float *out, tile t, int head)
     }
 }
 
-static void mix_bunch(void *arg, int task, int worker)
+/* ------------------------------------------------------------------- tasks */
+
+static void score_span(const decoding *d, float *scores, float *scratch, int first, int end,
+                       int head)
+{
+    tile t;
+    for (int i = first; i < end; i += t.n) {
+        t = tile_at(&d->layer->k, i, end, SPAN);
+        if (keys_direct(d, t)) {
+            score_codes(d, scores, scratch, t, head);
+            continue;
+        }
+        t = tile_at(&d->layer->k, i, end, TILE);
+        score_tile(d, scores, scratch, t, head);
+    }
+}
+
+static void mix_span(const decoding *d, float *out, const float *p, float *scratch, int first,
+                     int end, int head)
+{
+    tile t;
+    for (int i = first; i < end; i += t.n) {
+        t = tile_at(&d->layer->v, i, end, SPAN);
+        if (values_direct(d, t)) {
+            mix_codes(d, out, p, scratch, t, head);
+            continue;
+        }
+        t = tile_at(&d->layer->v, i, end, TILE);
+        mix_tile(d, out, p, scratch, t, head);
+    }
+}
+
+static void attend_span(void *arg, int task, int worker)
 {
     const decoding *d = arg;
-    int tiles = tile_count(&d->layer->v), head = task % d->s.kv_heads, D = d->s.head_size;
-    int bunch = task / d->s.kv_heads;
-    float *out = d->parts + ((size_t)bunch * (size_t)d->s.heads + (size_t)(head * d->shared)) *
-                                (size_t)D;
-    memset(out, 0, (size_t)(d->shared * D) * sizeof *out);
-    for (int i = bunch * BUNCH; i < (bunch + 1) * BUNCH && i < tiles; i++)
-        mix_tile(d, tm_fast_scratch(d->f, worker), out, tile_at(&d->layer->v, i), head);
+    int kv = task % d->s.kv_heads, span = task / d->s.kv_heads, first = span * SPAN;
+    int end = smaller(first + SPAN, d->tokens), D = d->s.head_size;
+    float *scratch = tm_fast_scratch(d->f, worker);
+    float *scores = d->scores + (size_t)(kv * d->shared) * d->wide;
+    score_span(d, scores, scratch, first, end, kv);
+    for (int h = 0; h < d->shared; h++) {
+        float *p = scores + (size_t)h * d->wide + first;
+        size_t at = (size_t)(kv * d->shared + h) * (size_t)d->spans + (size_t)span;
+        d->f->kernels->scale(p, 1 / sqrtf((float)D), (size_t)(end - first));
+        d->max[at] = -FLT_MAX;
+        d->sum[at] = d->f->kernels->exp_row(p, &d->max[at], end - first);
+    }
+    float *part = d->parts + (size_t)task * (size_t)(d->shared * D);
+    memset(part, 0, (size_t)(d->shared * D) * sizeof *part);
+    mix_span(d, part, scores, scratch, first, end, kv);
 }
 
 /* ------------------------------------------------------------------ decode */
@@ -323,29 +491,54 @@ static void mix_bunch(void *arg, int task, int worker)
 /* Lays out the shared scratch. */
 static int prepare(decoding *d, const kv_cache *c, int shift, kv_error *err)
 {
-    size_t H = (size_t)d->s.heads, D = (size_t)d->s.head_size;
-    size_t parts = (size_t)up(tile_count(&d->layer->v), BUNCH) * H * D;
+    size_t H = (size_t)d->s.heads, D = (size_t)d->s.head_size, spans = (size_t)d->spans;
+    size_t shared = (size_t)d->shared, row = D > SPAN ? D : SPAN;
+    size_t scratch = TILE * D + 16 > shared * row ? TILE * D + 16 : shared * row;
     d->wide = (size_t)up(d->tokens, 16) * 16;
-    if (tm_fast_need_scratch(d->f, TILE * D + 16, err) ||
-        tm_fast_need_shared(d->f, H * d->wide + parts + H, err))
+    if (tm_fast_need_scratch(d->f, scratch, err) ||
+        tm_fast_need_shared(d->f, H * d->wide + spans * H * (D + 2), err))
         return KV_FAIL_RUN;
     d->scores = d->f->shared;
     d->parts = d->scores + H * d->wide;
-    d->factor = d->parts + parts;
+    d->max = d->parts + spans * H * D;
+    d->sum = d->max + spans * H;
     if (!d->layer->k.format.pre)
         return KV_OK;
     return need_angles(&d->f->angles, &c->spec.rope, c->spec.capacity, shift, d->tokens, err);
 }
 
-static void add_parts(float *out, const decoding *d)
+/* Turns max[head] into what each span of it counts for. Returns 0 if a score was not finite. */
+static int weigh_spans(const decoding *d, int head)
 {
-    int bunches = up(tile_count(&d->layer->v), BUNCH), D = d->s.head_size, n = d->s.heads * D;
-    memcpy(out, d->parts, (size_t)n * sizeof *out);
-    for (int b = 1; b < bunches; b++)
-        for (int i = 0; i < n; i++)
-            out[i] += d->parts[(size_t)b * (size_t)n + (size_t)i];
-    for (int h = 0; h < d->s.heads; h++)
-        d->f->kernels->scale(out + (size_t)(h * D), d->factor[h], (size_t)D);
+    float *max = d->max + (size_t)head * (size_t)d->spans;
+    const float *sum = d->sum + (size_t)head * (size_t)d->spans;
+    float top = d->sink ? d->sink[head] : -FLT_MAX, total = 0;
+    for (int i = 0; i < d->spans; i++)
+        top = max[i] > top ? max[i] : top;
+    if (d->sink)
+        total = expf(d->sink[head] - top);
+    for (int i = 0; i < d->spans; i++) {
+        max[i] = expf(max[i] - top);
+        total += sum[i] * max[i];
+    }
+    d->f->kernels->scale(max, 1 / total, (size_t)d->spans);
+    return total <= FLT_MAX;
+}
+
+/* out [D] of one head, and its weights. */
+static void merge(float *out, float *row, const decoding *d, int head)
+{
+    const float *weight = d->max + (size_t)head * (size_t)d->spans;
+    const float *p = d->scores + (size_t)head * d->wide;
+    int D = d->s.head_size, kv = head / d->shared;
+    memset(out, 0, (size_t)D * sizeof *out);
+    for (int i = 0; i < d->spans; i++) {
+        size_t task = (size_t)i * (size_t)d->s.kv_heads + (size_t)kv;
+        size_t at = task * (size_t)d->shared + (size_t)(head % d->shared);
+        d->f->kernels->gevm(out, weight + i, d->parts + at * (size_t)D, 1, D);
+    }
+    for (int t = 0; row && t < d->tokens; t++)
+        row[t] = p[t] * weight[t / SPAN];
 }
 
 int tm_fast_decode(tm_fast *f, float *out, float *rows, const float *q, const kv_cache *c,
@@ -354,6 +547,7 @@ int tm_fast_decode(tm_fast *f, float *out, float *rows, const float *q, const kv
     decoding d = {.f = f, .layer = &c->layer[layer], .q = q, .sink = sink, .s = c->spec.shape};
     d.shared = d.s.heads / d.s.kv_heads;
     d.tokens = d.layer->k.tokens;
+    d.spans = up(d.tokens, SPAN);
     for (int h = 0; sink && h < d.s.heads; h++)
         if (!isfinite(sink[h]))
             return kv_fail(err, KV_FAIL_RUN, "softmax: the sink logit is not finite");
@@ -363,17 +557,11 @@ int tm_fast_decode(tm_fast *f, float *out, float *rows, const float *q, const kv
     }
     if (prepare(&d, c, shift, err))
         return KV_FAIL_RUN;
-    tm_parallel(f->pool, score_bunch, &d, up(tile_count(&d.layer->k), BUNCH) * d.s.kv_heads);
-    tm_parallel(f->pool, soften_head, &d, d.s.heads);
+    tm_parallel(f->pool, attend_span, &d, d.spans * d.s.kv_heads);
     for (int h = 0; h < d.s.heads; h++) {
-        const float *p = d.scores + (size_t)h * d.wide;
-        float *row = rows ? rows + (size_t)h * (size_t)d.tokens : NULL;
-        if (!(d.factor[h] > 0))
+        if (!weigh_spans(&d, h))
             return kv_fail(err, KV_FAIL_RUN, "attention: a score of head %d is not finite", h);
-        for (int t = 0; row && t < d.tokens; t++)
-            row[t] = p[t] * d.factor[h];
+        merge(out + h * d.s.head_size, rows ? rows + (size_t)h * (size_t)d.tokens : NULL, &d, h);
     }
-    tm_parallel(f->pool, mix_bunch, &d, up(tile_count(&d.layer->v), BUNCH) * d.s.kv_heads);
-    add_parts(out, &d);
     return KV_OK;
 }

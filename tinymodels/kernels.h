@@ -44,6 +44,15 @@ typedef struct {
     /* y[j] += sum over i < n of a[i] b[i*width + j], for j < width. */
     void (*gevm)(float *y, const float *a, const float *b, int n, int width);
 
+    /* y[h*ldy + j] += sum over i < n of a[h*lda + i] code(i, j), for h < heads, j < width. Code j of
+     * row i has 2 or 4 bits and lies behind at + i*stride bytes as kv_pack packs it. width is a
+     * multiple of 16. NULL as gemv4: unpack and use gevm. */
+    void (*codes_gevm)(float *y, size_t ldy, const float *a, size_t lda, int heads,
+                       const unsigned char *at, size_t stride, int bits, int n, int width);
+
+    /* y = a * b */
+    void (*times)(float *y, const float *a, const float *b, size_t n);
+
     /* Rotates n pairs: a, b = a cos - b sin, a sin + b cos. The pairs are `step` apart, their cos
      * and sin `turn`. */
     void (*rotate)(float *a, float *b, const float *cos, const float *sin, int step, int turn,
