@@ -476,8 +476,8 @@ Test(test_eval, a_kl_near_zero_is_not_lost_in_rounding)
         for (int i = 0; i < N; i++)
             kl += expl(a[i]) / za * ((a[i] - logl(za)) - (b[i] - logl(zb)));
         tm_score s = tm_score_row(a, b, N, 1);
-        cr_expect(fabs(s.kl - (double)kl) <= 1e-6 * (double)kl + 2e-14, "e %d: %g, exact %g", e, s.kl,
-                  (double)kl);
+        cr_expect(fabs(s.kl - (double)kl) <= 1e-6 * (double)kl + 2e-14, "e %d: %g, exact %g", e,
+                  s.kl, (double)kl);
     }
     cr_expect(tm_score_row(a, a, N, 1).kl == 0);
 }
@@ -514,8 +514,8 @@ Test(test_eval, cells_on_one_base_are_what_each_gives_alone)
                 tm_eval_result alone, shared;
                 cr_assert(eq(int, tm_eval(&alone, &s, &engine, NULL, windows, WINDOWS, NULL, NULL,
                                           &err), 0), "%s", err.text);
-                cr_assert(eq(int, tm_eval_on(&shared, NULL, NULL, NULL, &cell, base, NULL, NULL, &err),
-                             0), "%s", err.text);
+                cr_assert(eq(int, tm_eval_on(&shared, NULL, NULL, NULL, &cell, base, NULL, NULL,
+                                             &err), 0), "%s", err.text);
                 expect_same_result(&alone, &shared);
             }
         tm_base_close(base);

@@ -144,6 +144,7 @@ Test(test_sweep, what_is_wrong_with_a_spec_file_is_said_with_its_line)
         {HEAD "\ntxet a file=x\n", "bad.spec:4: unknown key 'txet'; did you mean text"},
         {HEAD TEXTS "format a keys=9:channel:8\n", "bad.spec:5: keys"},
         {HEAD TEXTS "format a kays=2:channel:8\n", "bad.spec:5: unknown key 'kays'"},
+        {HEAD TEXTS "format a kept=no\n", "bad.spec:5: kept: found 'no', expected one of both"},
         {HEAD TEXTS "format a preset=kivi-9\n", "bad.spec:5"},
         {HEAD TEXTS FORMATS "keeps none kvsnk:5\n", "bad.spec:7: kvsnk:5"},
         {HEAD TEXTS FORMATS "keeps random:=first:1\n", "bad.spec:7"},
@@ -153,7 +154,7 @@ Test(test_sweep, what_is_wrong_with_a_spec_file_is_said_with_its_line)
         {HEAD TEXTS "text verse file=x\n", "bad.spec:5: text verse is defined twice"},
         {HEAD TEXTS FORMATS "texts verse nobody\n", "bad.spec:7: texts: 'nobody'"},
         {HEAD TEXTS FORMATS "cell verse k2v2\n", "bad.spec:7: expected: cell"},
-        {HEAD TEXTS FORMATS "keeps none\nbaseline first:5\n", "its baseline first:5"},
+        {HEAD TEXTS FORMATS "keeps none\nbaseline first:5\n", "group all: its baseline"},
         {HEAD TEXTS FORMATS, "asks for nothing"},
         {TEXTS FORMATS "keeps none\n", "model PATH"},
         {"model m.gguf\n" TEXTS FORMATS "keeps kvsink:5\n", "calibrate"},
@@ -194,8 +195,8 @@ static void expect_same_as_eval(const char *label, const char *arguments)
     cJSON *eval = run_json(line), *one = cell("a", label);
     cr_assert(one != NULL, "%s is missing", label);
     for (size_t i = 0; i < sizeof field / sizeof *field; i++)
-        cr_expect(number(eval, field[i]) == number(one, field[i]), "%s, %s: eval %.17g, sweep %.17g",
-                  label, field[i], number(eval, field[i]), number(one, field[i]));
+        cr_expect(number(eval, field[i]) == number(one, field[i]), "%s, %s: eval %.17g, sweep"
+                  " %.17g", label, field[i], number(eval, field[i]), number(one, field[i]));
     cJSON_Delete(eval);
     cJSON_Delete(one);
 }
@@ -205,7 +206,8 @@ Test(test_sweep, a_cell_is_what_eval_gives)
     write_file("a.spec", HEAD TEXTS "text stream file=text.txt ctx=127 stream=64\n" FORMATS
                "format f16 keys=f16 values=f16\n"
                "group whole\ntexts verse long\nkeeps none first:5 kvsink:5 toph:3\n"
-               "group more\ncell stream k2v2 kvsink:5\ncell stream k2v2 none\ncell long f16 none\n");
+               "group more\ncell stream k2v2 kvsink:5\ncell stream k2v2 none\n"
+               "cell long f16 none\n");
     cr_assert(run("sweep a.spec") == 0, "%s", said);
     const char *two = "--keys 2:channel:64 --values 2:token:64";
     char line[300];
@@ -243,8 +245,8 @@ Test(test_sweep, a_matched_rule_keeps_as_many_rows)
 
 /* --------------------------------------------------------------- stopping */
 
-#define STUDY HEAD TEXTS FORMATS "keeps none first:1 first:5 kvsink:1 kvsink:5 random:5:1 toph:5\n" \
-              "baseline first:5\nlayers yes\n"
+#define STUDY HEAD TEXTS FORMATS "keeps none first:1 first:5 kvsink:1 kvsink:5 random:5:1\n" \
+              "keeps toph:5\nbaseline first:5\nlayers yes\n"
 
 static void expect_same_file(const char *a, const char *b)
 {
@@ -302,7 +304,8 @@ Test(test_sweep, tables_and_pictures_need_no_model)
     write_file("study.spec", STUDY);
     cr_assert(run("sweep study.spec -o first") == 0, "%s", said);
     cr_assert(mkdir("again", 0777) == 0);
-    cr_assert(system("cp first/cells.jsonl first/texts.json again/; rm m.gguf text.txt p.txt") == 0);
+    cr_assert(system("cp first/cells.jsonl first/texts.json again/") == 0);
+    cr_assert(system("rm m.gguf text.txt p.txt") == 0);
     cr_assert(run("sweep study.spec -o again --table-only") == 0, "%s", said);
     expect_same_file("first/table.md", "again/table.md");
     expect_same_file("first/table.csv", "again/table.csv");
@@ -321,7 +324,8 @@ Test(test_sweep, a_changed_text_is_measured_again)
 {
     write_file("a.spec", HEAD TEXTS FORMATS "texts verse\nformats k2v2\nkeeps none first:5\n");
     cr_assert(run("sweep a.spec") == 0, "%s", said);
-    write_file("text.txt", "Another text altogether, and it goes on until there are enough tokens.");
+    write_file("text.txt", "Another text altogether, and it goes on until there are enough of"
+               " them.");
     cJSON *root = run_json("sweep a.spec --json");
     cr_expect(number(root, "measured") == 2);
     cJSON_Delete(root);

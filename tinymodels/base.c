@@ -34,8 +34,8 @@ struct tm_base {
     tm_sequence *sequence;
     float *work;
     unsigned mask;   /* of the taps that all evidence together wants */
-    /* For each choice two rules and what they read of the pass: the one that is applied to the text,
-     * and the one that is fitted to it (or NULL). Behind those of the choices: what marks sinks. */
+    /* For each choice two rules and what they read of the pass: the one that is applied to the
+     * text, and the one that is fitted to it (or NULL). Behind those: what marks sinks. */
     kv_keep_rule *rule;
     tm_evidence **evidence;
     double *carry;   /* [choices] of those that match another */

@@ -16,9 +16,9 @@
 extern "C" {
 #endif
 
-/* A way to choose kept tokens. If it matches another, its K is not its own: in each window it is the
- * number that makes the mean of kept rows a layer (over layers and windows so far) that of `like`.
- * Fractions are carried to the next window, so over all windows the means differ by less than
+/* A way to choose kept tokens. If it matches another, its K is not its own: in each window it is
+ * the number that makes the mean of kept rows a layer (over layers and windows so far) that of
+ * `like`. Fractions are carried to the next window, so over all windows the means differ by less than
  * 1/windows, unless a window has too few tokens. */
 typedef struct {
     kv_keep_rule rule;

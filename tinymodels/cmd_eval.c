@@ -91,7 +91,8 @@ static void print_text(const job *j)
     char a[32], b[32];
     cli_table t;
     printf("%d window%s of %d tokens (BOS: %s), %s predictions scored, ", r->windows,
-           r->windows == 1 ? "" : "s", j->spec.ctx, text_bos_name[j->text.bos], cli_count(a, r->tokens));
+           r->windows == 1 ? "" : "s", j->spec.ctx, text_bos_name[j->text.bos],
+           cli_count(a, r->tokens));
     if (j->spec.stream) printf("streamed after a prefill of %d\n", j->spec.stream);
     else printf("whole-window\n");
     printf("keys %s, values %s, keep %s", j->cache.keys_text, j->cache.values_text,

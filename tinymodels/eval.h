@@ -106,8 +106,8 @@ typedef struct {
     int windows;   /* the first so many of the base; 0: all */
 } tm_eval_cell;
 
-/* each [windows], layer [layers], mark [ctx]: NULL if nobody wants to know. layer: for whole windows,
- * on a base that marks sinks. mark: in how many layers each token of the first window is kept
+/* each [windows], layer [layers], mark [ctx]: NULL if nobody wants to know. layer: for whole
+ * windows, on a base that marks sinks. mark: in how many layers each token of the first window is kept
  * (streams: all 0). Results do not depend on what was asked of the base before. */
 int tm_eval_on(tm_eval_result *r, tm_eval_window *each, tm_layer_error *layer, int *mark,
                const tm_eval_cell *cell, tm_base *base, tm_progress *progress, void *self,

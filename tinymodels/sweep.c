@@ -83,6 +83,7 @@ static void identify(char *id, size_t size, const sweep *w, const sweep_cell *c)
     hash = hash_text(hash, f->keys_text);
     hash = hash_text(hash, f->values_text);
     hash = hash_text(hash, s->keep_text[c->keep]);
+    if (f->kept) hash = hash_text(hash, sweep_kept_name[f->kept]);
     snprintf(id, size, "%016llx", (unsigned long long)hash);
 }
 
@@ -127,7 +128,7 @@ static int check_cell(const sweep *w, const sweep_cell *c, kv_error *err)
     int line = f->line, T = t->stream ? t->stream : t->ctx;
     int code = kv_format_check(&f->keys, w->s.model->shape, 0, err);
     if (!code) code = kv_format_check(&f->values, w->s.model->shape, 1, err);
-    if (!code) {
+    if (!code && keep->rule.kind != KV_KEEP_GREEDY) { /* which asks nothing of the pass */
         line = s->keep_line[c->keep];
         code = tm_evidence_open(&evidence, keep->matches ? &keep->like : &keep->rule,
                                 s->profile ? &w->profile : NULL, w->s.model, T, err);

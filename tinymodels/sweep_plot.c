@@ -81,8 +81,8 @@ static int draw_bits_kl(tm_canvas *c, const pictures *p, const int *text, int te
     const char *name[SWEEP_KEEPS] = {0};
     int code = point && label ? KV_OK : kv_fail(err, KV_FAIL_RUN, "not enough memory to draw");
     for (int i = 0; i < texts && !code; i++) {
-        tm_box box = {MARGIN + i % columns * (wide + MARGIN), MARGIN + i / columns * (high + MARGIN),
-                      wide, high};
+        tm_box box = {MARGIN + i % columns * (wide + MARGIN),
+                      MARGIN + i / columns * (high + MARGIN), wide, high};
         tm_points plot = {p->s->text[text[i]].name, "bits a key or value, all counted",
                           "KL from 16 bits, nats", point, points_of(point, p, text[i]), label,
                           labels_of(label, p, text[i])};
@@ -114,7 +114,8 @@ static int bits_kl(const pictures *p, kv_error *err)
     tm_canvas c;
     if (tm_canvas_init(&c, (int)width, (int)height, err)) return err->code;
     int code = draw_bits_kl(&c, p, text, texts, columns, wide, high, err);
-    if (!code) code = tm_canvas_write(&c, sweep_path(path, sizeof path, p->out, "bits-kl.png"), err);
+    sweep_path(path, sizeof path, p->out, "bits-kl.png");
+    if (!code) code = tm_canvas_write(&c, path, err);
     tm_canvas_free(&c);
     return code;
 }
@@ -124,7 +125,8 @@ static int bits_kl(const pictures *p, kv_error *err)
 static const struct {
     const char *name;
     size_t offset;
-} thing[3] = {{"keys", offsetof(tm_layer_error, keys)}, {"values", offsetof(tm_layer_error, values)},
+} thing[3] = {{"keys", offsetof(tm_layer_error, keys)},
+              {"values", offsetof(tm_layer_error, values)},
               {"attention output", offsetof(tm_layer_error, attention)}};
 static const char *const kind_name[TM_TOKEN_KINDS] = {"sinks", "all other tokens"};
 

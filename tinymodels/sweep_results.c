@@ -33,9 +33,10 @@ void sweep_describe(char *text, size_t size, const sweep_spec *s, const sweep_ce
     const sweep_text *t = &s->text[c->text];
     const sweep_format *f = &s->format[c->format];
     snprintf(text, size, "text %s join %s ctx %d windows %d bos %s stream %d special %d keys %s"
-             " values %s recent %d keep %s", t->name, t->join ? t->join : "no", t->ctx,
+             " values %s recent %d%s%s keep %s", t->name, t->join ? t->join : "no", t->ctx,
              asked_windows(s, c), t->bos < 0 ? "default" : text_bos_name[t->bos], t->stream,
-             t->special, f->keys_text, f->values_text, f->recent, s->keep_text[c->keep]);
+             t->special, f->keys_text, f->values_text, f->recent, f->kept ? " kept " : "",
+             f->kept ? sweep_kept_name[f->kept] : "", s->keep_text[c->keep]);
 }
 
 /* ---------------------------------------------------------------- writing */
@@ -130,8 +131,8 @@ static int read_line(sweep_results *all, const char *line, const char *path, int
     if (root) all->n++;
     cJSON_Delete(root);
     if (ok) return KV_OK;
-    return kv_fail(err, KV_FAIL_RUN, "%.300s:%d: this is not the line of a finished cell; remove it,"
-                   " and the cell will be measured again", path, number_of_line);
+    return kv_fail(err, KV_FAIL_RUN, "%.300s:%d: this is not the line of a finished cell; remove"
+                   " it, and the cell will be measured again", path, number_of_line);
 }
 
 int sweep_results_read(sweep_results *out, const char *path, kv_error *err)
@@ -198,8 +199,8 @@ int sweep_log_open(sweep_log *log, const char *path, kv_error *err)
     if (log->fd < 0) return log_failed(log, "write", err);
     int code = KV_OK;
     if (flock(log->fd, LOCK_EX | LOCK_NB) != 0)
-        code = kv_fail(err, KV_FAIL_RUN, "%.300s: another sweep is writing to it; wait for its end or"
-                       " name another folder with -o", path);
+        code = kv_fail(err, KV_FAIL_RUN, "%.300s: another sweep is writing to it; wait for its end"
+                       " or name another folder with -o", path);
     if (!code) code = drop_torn_line(log, err);
     if (code) sweep_log_close(log);
     return code;

@@ -10,8 +10,11 @@
 #include "cli.h"
 #include "eval.h"
 #include "files.h"
+#include "text_windows.h"
 
 enum { WORDS = 512 };
+
+const char *const sweep_kept_name[3] = {"both", "overwrite", "exclude"};
 
 typedef struct {
     sweep_spec *s;
@@ -73,6 +76,22 @@ static int take_yes(reader *r, int *to, const char *what, const char *value)
     return KV_OK;
 }
 
+/* One of n words; *to becomes its number. */
+static int take_word(reader *r, int *to, const char *what, const char *value,
+                     const char *const *word, int n)
+{
+    char list[200] = "";
+    for (int i = 0; i < n; i++) {
+        size_t used = strlen(list);
+        if (!strcmp(value, word[i])) {
+            *to = i;
+            return KV_OK;
+        }
+        snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", word[i]);
+    }
+    return wrong(r, "%s: found '%.60s', expected one of %s", what, value, list);
+}
+
 /* ------------------------------------------------------------ definitions */
 
 static int take_name(reader *r, char **to)
@@ -113,7 +132,6 @@ static int text_option(reader *r, sweep_text *t, const char *key, const char *va
 {
     static const char *const known[] = {"file", "chat", "join", "ctx", "windows", "bos", "stream",
                                         "special"};
-    static const char *const bos[] = {"each", "first", "none"};
     if (!strcmp(key, "file")) return take_text(r, &t->file, key, value);
     if (!strcmp(key, "chat")) return take_text(r, &t->chat, key, value);
     if (!strcmp(key, "join")) return take_text(r, &t->join, key, value);
@@ -121,13 +139,8 @@ static int text_option(reader *r, sweep_text *t, const char *key, const char *va
     if (!strcmp(key, "windows")) return take_number(r, &t->windows, key, value, 1);
     if (!strcmp(key, "stream")) return take_number(r, &t->stream, key, value, 1);
     if (!strcmp(key, "special")) return take_yes(r, &t->special, key, value);
-    if (strcmp(key, "bos") != 0) return unknown(r, key, known, sizeof known / sizeof *known);
-    for (int i = 0; i < 3; i++)
-        if (!strcmp(value, bos[i])) {
-            t->bos = i;
-            return KV_OK;
-        }
-    return wrong(r, "bos: found '%.60s', expected each, first or none", value);
+    if (!strcmp(key, "bos")) return take_word(r, &t->bos, key, value, text_bos_name, 3);
+    return unknown(r, key, known, sizeof known / sizeof *known);
 }
 
 static int find_text(const sweep_spec *s, const char *name)
@@ -168,9 +181,10 @@ static int text_line(reader *r)
 
 static int format_option(reader *r, sweep_format *f, const char *key, char *value)
 {
-    static const char *const known[] = {"keys", "values", "recent", "preset"};
+    static const char *const known[] = {"keys", "values", "recent", "kept", "preset"};
     char *text = !strcmp(key, "keys") ? f->keys_text : f->values_text;
     if (!strcmp(key, "recent")) return take_number(r, &f->recent, key, value, 0);
+    if (!strcmp(key, "kept")) return take_word(r, &f->kept, key, value, sweep_kept_name, 3);
     if (!strcmp(key, "preset")) {
         if (cli_preset(f->keys_text, f->values_text, &f->recent, value, r->err))
             return blame(r, f->name);
@@ -200,6 +214,7 @@ static int format_line(reader *r)
     if (code) return code;
     if (kv_format_parse(&f->keys, f->keys_text, r->err)) return blame(r, "keys");
     if (kv_format_parse(&f->values, f->values_text, r->err)) return blame(r, "values");
+    f->keys.exclusion = f->values.exclusion = (kv_exclusion)f->kept;
     return KV_OK;
 }
 
@@ -230,7 +245,7 @@ static int begin_group(reader *r, const char *name)
     if (s->n_groups == SWEEP_GROUPS) return wrong(r, "more than %d groups", SWEEP_GROUPS);
     for (int i = 0; i < s->n_groups; i++)
         if (!strcmp(s->group[i].name, name)) return wrong(r, "group %s is defined twice", name);
-    s->group[s->n_groups] = (sweep_group){.baseline = -1};
+    s->group[s->n_groups] = (sweep_group){.baseline = -1, .baseline_format = -1};
     return take_text(r, &s->group[s->n_groups++].name, "group", name);
 }
 
@@ -292,6 +307,11 @@ static int group_line(reader *r, int *known)
     const char *value = r->n == 2 ? r->word[1] : "";
     if (!strcmp(key, "windows")) return take_number(r, &g->windows, key, value, 1);
     if (!strcmp(key, "layers")) return take_yes(r, &g->layers, key, value);
+    if (!strcmp(key, "baseline-format")) {
+        g->baseline_format = find_format(r->s, value);
+        return g->baseline_format >= 0 ? KV_OK
+                                       : wrong(r, "%s: '%.60s' is not defined above", key, value);
+    }
     *known = !strcmp(key, "baseline");
     if (!*known) return KV_OK;
     g->baseline = keep_of(r, value);
@@ -303,8 +323,8 @@ static int group_line(reader *r, int *known)
 static int read_line(reader *r)
 {
     static const char *const known[] = {"model", "profile", "out", "text", "format", "group",
-                                        "texts", "formats", "keeps", "cell", "baseline", "windows",
-                                        "layers"};
+                                        "texts", "formats", "keeps", "cell", "baseline",
+                                        "baseline-format", "windows", "layers"};
     sweep_spec *s = r->s;
     const char *key = r->word[0];
     int is_known, code;
@@ -350,10 +370,14 @@ static int cut(reader *r, char *at)
 
 static int has_baseline(const sweep_group *g)
 {
-    int found = g->baseline < 0;
-    for (int i = 0; i < g->n_keeps; i++) found |= g->keep[i] == g->baseline;
-    for (int i = 0; i < g->n_cells; i++) found |= g->cell[i][2] == g->baseline;
-    return found;
+    int rule = g->baseline < 0, format = g->baseline_format < 0;
+    for (int i = 0; i < g->n_keeps; i++) rule |= g->keep[i] == g->baseline;
+    for (int i = 0; i < g->n_formats; i++) format |= g->format[i] == g->baseline_format;
+    for (int i = 0; i < g->n_cells; i++) {
+        rule |= g->cell[i][2] == g->baseline;
+        format |= g->cell[i][1] == g->baseline_format;
+    }
+    return rule && format;
 }
 
 static int check_whole(reader *r)
@@ -368,8 +392,7 @@ static int check_whole(reader *r)
         for (int f = 0; f < s->n_formats && !g->n_formats; f++) g->format[f] = f;
         if (!g->n_formats) g->n_formats = s->n_formats;
         if (!has_baseline(g))
-            return wrong(r, "group %s: its baseline %.60s is not among its rules", g->name,
-                         s->keep_text[g->baseline]);
+            return wrong(r, "group %s: its baseline is not among its rules and formats", g->name);
     }
     cells = sweep_spec_cells(NULL, s);
     if (!cells)

@@ -8,7 +8,8 @@
  *     text    NAME file=PATH [join=eot[:N]] [ctx=512] [windows=all] [bos=each|first|none]
  *                  [stream=P] [special=yes]
  *     text    NAME chat=PATH [ctx=512] ...
- *     format  NAME keys=FORMAT values=FORMAT [recent=R]       or: format NAME preset=PRESET
+ *     format  NAME keys=FORMAT values=FORMAT [recent=R] [kept=both|overwrite|exclude]
+ *     format  NAME preset=PRESET    what the preset expands to
  *
  *     group   NAME                  begins a table; without it all lines belong to one
  *     texts   NAME ...              those of this group (default: all of the file)
@@ -16,17 +17,25 @@
  *     keeps   KEEP ...              the group measures texts x formats x keeps; may be repeated
  *     cell    TEXT FORMAT KEEP      one more cell of the group
  *     baseline KEEP                 differences are taken to this rule, on the same text and format
+ *     baseline-format NAME          to this format, on the same text, with the same rule or,
+ *                                   if that is given too, with the baseline's
  *     windows N                     only the first N of each text
  *     layers  yes                   errors of each layer as well (whole windows; one more pass)
  *
- * KEEP is as on the command line, or first:=KEEP or toph:=KEEP, whose N or K is chosen in each window
- * so that the mean number of kept rows is that of the other rule (base.h). Texts and formats
+ * kept: what becomes of kept tokens: left out of the groups' statistics and stored in 16 bits
+ * (both); stored but in the statistics all the same, the common mistake (overwrite); left out of the
+ * statistics and coded like the others (exclude).
+ *
+ * KEEP is as on the command line, or first:=KEEP or toph:=KEEP, whose N or K is chosen in each
+ * window so that the mean number of kept rows is that of the other rule (base.h). Texts and formats
  * are defined before they are used. A cell that several groups ask for is measured once. */
 #ifndef TM_SWEEP_SPEC_H
 #define TM_SWEEP_SPEC_H
 
 #include "base.h"
 #include "kv.h"
+
+extern const char *const sweep_kept_name[3]; /* both, overwrite, exclude */
 
 enum { SWEEP_TEXTS = 64, SWEEP_FORMATS = 128, SWEEP_KEEPS = 256, SWEEP_GROUPS = 64 };
 
@@ -42,6 +51,7 @@ typedef struct {
     char keys_text[64], values_text[64];
     kv_format keys, values;
     int recent, line;
+    int kept; /* kv_exclusion, of keys and values */
 } sweep_format;
 
 typedef struct {
@@ -49,7 +59,7 @@ typedef struct {
     int n_texts, n_formats, n_keeps, n_cells;
     int text[SWEEP_TEXTS], format[SWEEP_FORMATS], keep[SWEEP_KEEPS];
     int cell[SWEEP_KEEPS][3]; /* text, format, keep */
-    int baseline;             /* a keep, or -1 */
+    int baseline, baseline_format; /* a keep, a format, or -1 */
     int windows, layers;
 } sweep_group;
 

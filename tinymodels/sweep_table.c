@@ -15,9 +15,18 @@ static const double LEVEL = 0.95;
 
 /* ------------------------------------------------------------------- rows */
 
-static int same_place(const sweep_cell *a, const sweep_cell *b)
+/* Is b what a is compared with? */
+static int is_baseline(const sweep_spec *s, const sweep_cell *a, const sweep_cell *b)
 {
-    return a->group == b->group && a->text == b->text && a->format == b->format;
+    const sweep_group *g = &s->group[a->group];
+    int format = g->baseline_format >= 0 ? g->baseline_format : a->format;
+    int keep = g->baseline >= 0 ? g->baseline : a->keep;
+    return a->group == b->group && a->text == b->text && b->format == format && b->keep == keep;
+}
+
+static int has_baseline(const sweep_group *g)
+{
+    return g->baseline >= 0 || g->baseline_format >= 0;
 }
 
 sweep_row *sweep_rows(int *n, const sweep_spec *s, const sweep_results *all, kv_error *err)
@@ -33,8 +42,7 @@ sweep_row *sweep_rows(int *n, const sweep_spec *s, const sweep_results *all, kv_
         }
         for (int i = 0; i < *n; i++)
             for (int j = 0; j < *n; j++)
-                if (same_place(&cell[i], &cell[j]) &&
-                    cell[j].keep == s->group[cell[i].group].baseline)
+                if (has_baseline(&s->group[cell[i].group]) && is_baseline(s, &cell[i], &cell[j]))
                     row[i].baseline = row[j].result;
     } else {
         kv_fail(err, KV_FAIL_RUN, "not enough memory for the tables");
@@ -146,7 +154,7 @@ static void print_group(FILE *f, const sweep_spec *s, const sweep_row *row, int 
     for (int i = from; i < to; i++) show_row(cell[i - from + 1], s, &row[i]);
     for (int c = 0; c < COLUMNS; c++)
         for (int i = 0; i <= to - from; i++)
-            if ((i || g->baseline >= 0 || c != 6) && width(cell[i][c]) > wide[c])
+            if ((i || has_baseline(g) || c != 6) && width(cell[i][c]) > wide[c])
                 wide[c] = width(cell[i][c]);
     fprintf(f, "## %s\n\n", g->name);
     print_line(f, cell[0], wide);
@@ -158,9 +166,11 @@ static void print_group(FILE *f, const sweep_spec *s, const sweep_row *row, int 
     }
     fprintf(f, "|\n");
     for (int i = 1; i <= to - from; i++) print_line(f, cell[i], wide);
-    if (g->baseline >= 0)
-        fprintf(f, "\nBaseline: `%s`, paired by window; in brackets the 95 %% t interval.\n",
-                s->keep_text[g->baseline]);
+    if (has_baseline(g))
+        fprintf(f, "\nBaseline: %s%s%s%s, paired by window; in brackets the 95 %% t interval.\n",
+                g->baseline_format >= 0 ? s->format[g->baseline_format].name : "the same format",
+                g->baseline >= 0 ? " with `" : " with the same rule",
+                g->baseline >= 0 ? s->keep_text[g->baseline] : "", g->baseline >= 0 ? "`" : "");
     fprintf(f, "\n");
 }
 
@@ -259,8 +269,8 @@ static int write_csv(const sweep_spec *s, const sweep_row *row, int n, const cha
     char path[4096];
     tm_out o;
     if (tm_out_open(&o, sweep_path(path, sizeof path, out, "table.csv"), err)) return err->code;
-    fprintf(o.f, "group,text,format,keys,values,recent,keep,baseline,windows,tokens,ppl16,ppl,loss,"
-                 "loss_error,kl,kl_error,top1,top1_error,bits,bytes,kept,capped,kl_less_baseline,"
+    fprintf(o.f, "group,text,format,keys,values,recent,kept_means,keep,baseline,"
+                 "baseline_format,windows,tokens,ppl16,ppl,loss,loss_error,kl,kl_error,top1,top1_error,bits,bytes,kept,capped,kl_less_baseline,"
                  "kl_low,kl_high,loss_less_baseline,loss_low,loss_high,id,commit\n");
     for (int i = 0; i < n; i++) {
         const sweep_group *g = &s->group[row[i].cell.group];
@@ -271,9 +281,10 @@ static int write_csv(const sweep_spec *s, const sweep_row *row, int n, const cha
         print_field(o.f, format->name);
         print_field(o.f, format->keys_text);
         print_field(o.f, format->values_text);
-        fprintf(o.f, "%d,", format->recent);
+        fprintf(o.f, "%d,%s,", format->recent, sweep_kept_name[format->kept]);
         print_field(o.f, s->keep_text[row[i].cell.keep]);
         print_field(o.f, g->baseline >= 0 ? s->keep_text[g->baseline] : "");
+        print_field(o.f, g->baseline_format >= 0 ? s->format[g->baseline_format].name : "");
         print_numbers(o.f, &row[i]);
     }
     return tm_out_close(&o, err);
