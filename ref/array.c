@@ -37,8 +37,8 @@ size_t kv_sparse_count(const kv_format *f, kv_shape s, int T, int kept,
                        int is_values)
 {
     int row = s.kv_heads * s.head_size;
-    if (is_values && f->exclusion == KV_KEPT_EXCLUDE_ONLY)
-        kept = 0;
+    if (f->exclusion == KV_KEPT_EXCLUDE_ONLY && f->axis == KV_PER_TOKEN)
+        kept = 0; /* coded like any other */
     if (is_values)
         return 2 * (size_t)(T - kept) * (size_t)kv_outliers_each(f, row);
     return 2 * (size_t)row * (size_t)kv_outliers_each(f, T - kept);
@@ -196,6 +196,13 @@ static int check_input(const kv_rows *in, const kv_format *f, kv_error *err)
         return kv_fail(err, KV_FAIL_USAGE, "a static format needs the ranges "
                        "of each channel; 'kvsink calibrate --static' writes "
                        "them into the profile");
+    int row = in->shape.kv_heads * in->shape.head_size;
+    for (int i = 0; i < row && f->is_static; i++)
+        if (!(in->lo[i] > -65520 && in->lo[i] <= in->hi[i] &&
+              in->hi[i] < 65520))
+            return kv_fail(err, KV_FAIL_RUN, "static range %g to %g of channel "
+                           "%d: expected low to high within binary16",
+                           in->lo[i], in->hi[i], i);
     if (f->outliers && !in->is_values && in->T > 65536)
         return kv_fail(err, KV_FAIL_RUN, "outliers of keys have a 16-bit "
                        "index, and a window of %d tokens is longer than "

@@ -525,9 +525,10 @@ kv_grouping kv_group_layout(const kv_format *f, kv_shape s, int T);
 /* T = 0, and f16, bf16, f32, have no groups. */
 size_t kv_group_count(const kv_format *f, kv_shape s, int T);
 
-/* Entries of outP for T tokens of which `kept` are kept. Keys: for each of
- * the Hk*D channels 2*floor((T-kept)*P/200), values: for each token that is
- * not kept (EXCLUDE_ONLY: for each) 2*floor(Hk*D*P/200). */
+/* Entries of outP for T tokens of which `kept` are kept (per token under
+ * EXCLUDE_ONLY these count as any other). Keys: for each of the Hk*D channels
+ * 2*floor((T-kept)*P/200), values: for each token that is not kept
+ * 2*floor(Hk*D*P/200). */
 size_t kv_sparse_count(const kv_format *f, kv_shape s, int T, int kept,
                        int is_values);
 
@@ -582,23 +583,31 @@ int kv_unpack(const uint32_t *words, int j, int bits);
 
 /* Rows 0..quantized-1 are codes (kept rows are holes with code 0), the rest
  * wait in 16 bits. A kept row lies in the side table from the moment it
- * arrives, and nowhere else. */
+ * arrives, and nowhere else (KV_KEPT_EXCLUDE_ONLY: there is no table). */
 typedef struct {
     kv_format format;
     kv_shape shape;
+    int is_values;
     int recent;    /* R */
     int capacity;  /* tokens */
     int tokens;    /* rows appended so far */
     int quantized; /* of these, in the packed area */
+    const float *lo, *hi; /* [Hk*D] of this layer, static formats */
     uint32_t *words;
-    uint16_t *scale, *min;
+    uint8_t *blocks;      /* llama.cpp's kinds: [quantized][Hk*D/32] blocks,
+                             and no words, scale, min */
+    uint16_t *scale, *min; /* not for static formats */
+    float *norm;          /* [quantized], kept ones 0 */
+    kv_entry *sparse;     /* in the order of kv_quantized */
     uint16_t *kept;    /* [kept tokens][Hk*D] */
-    uint16_t *waiting; /* [tokens - quantized, kept ones left out][Hk*D];
-                          for f32 twice as wide */
+    uint16_t *waiting; /* [tokens - quantized, those in the table left out]
+                          [Hk*D]; for f32 twice as wide */
     int n_waiting;
 } kv_store;
 
 //@ cache: Chapter 4: keep one sequence
+typedef struct { const float *lo, *hi; } kv_limits; /* [layers][Hk*D] */
+
 typedef struct {
     int layers;
     kv_shape shape;
@@ -608,7 +617,10 @@ typedef struct {
     int recent;           /* R */
     int capacity;         /* tokens at most */
     int kept_capacity;    /* kept tokens per layer at most */
-    int window;           /* 1: whole-window use, allows channel:all */
+    int window;           /* 1: whole-window use, allows what needs all tokens
+                             before the first is quantized */
+    kv_limits key_limits, value_limits; /* static formats; on the format's
+                             side of RoPE; they stay the caller's */
 } kv_cache_spec;
 
 typedef struct {
@@ -617,21 +629,36 @@ typedef struct {
     int n_kept;
 } kv_cache_layer;
 
+//@ cache-work: Chapter 4: and what it works with
+/* Scratch for quantizing: a cache has one; threads that append to different
+ * layers need one each. */
+typedef struct {
+    float *rows, *x_hat;
+    uint8_t *codes, *flags;
+    uint16_t *scale, *min;
+} kv_cache_work;
+
 typedef struct {
     kv_cache_spec spec;
     kv_cache_layer *layer;
-    float *scratch; /* one group or one row */
-    uint8_t *codes, *flags;
+    kv_cache_work work;
 } kv_cache;
 
 //@ cache-init: Chapter 4: set a cache up
 /* Bytes of memory that a cache of this kind needs (0 if it would be refused),
  * and its set-up in them. memory is aligned for any type, as malloc's is.
- * KV_FAIL_USAGE: a format that does not fit the shape, channel:all without
- * window, no layer or no token; KV_FAIL_RUN: memory is NULL. */
+ * KV_FAIL_USAGE: a format that does not fit the shape, channel:all or outP
+ * (P > 0) on keys without window, kivi on a channel axis with a recent window
+ * that is not a multiple of G, a static format without limits, no layer or no
+ * token; KV_FAIL_RUN: memory is NULL. */
 size_t kv_cache_size(const kv_cache_spec *spec);
 int kv_cache_init(kv_cache *c, const kv_cache_spec *spec, void *memory,
                   kv_error *err);
+
+/* The same for the scratch of one more thread; spec as above. */
+size_t kv_cache_work_size(const kv_cache_spec *spec);
+void kv_cache_work_init(kv_cache_work *w, const kv_cache_spec *spec,
+                        void *memory);
 
 //@ cache-append: Chapter 4: fill a cache
 /* Append n rows to one layer. k [n][Hk][D] (on the format's side of RoPE), v
@@ -643,10 +670,20 @@ int kv_cache_init(kv_cache *c, const kv_cache_spec *spec, void *memory,
  * per-channel group as soon as all its tokens have stopped being recent. One
  * append of n equals n appends of one, n = 0 is nothing. KV_FAIL_RUN, and
  * nothing has changed: no room, a number that is not finite or too large for
- * binary16, a cache whose short last group has been sealed. */
+ * binary16 (before or after `had`; kivi: for half of it, so that no range can
+ * overflow), a cache whose short last group has been sealed. */
 int kv_cache_append(kv_cache *c, int layer, const float *k, const float *v,
                     const int *kept, int n_kept, int n, kv_error *err);
 
+//@ cache-settle: Chapter 4: age as KIVI does
+/* The flag kivi ages before a token arrives instead of after, so that a step
+ * attends in 16 bits to what it is about to quantize: per channel all R
+ * waiting tokens (R = 0: a group) at once, per token the oldest of R + 1. This
+ * does it now, as at the end of KIVI's prefill, which leaves T mod R keys and
+ * min(T, R) values waiting; other formats have nothing left to do. */
+void kv_cache_settle(kv_cache *c, int layer);
+
+//@ cache-keep: Chapter 4: keep a token that waits
 /* Keep one more token if neither its key nor its value has been quantized:
  * *done is 1, else 0 (a token once quantized is never promoted, and a kept one
  * stays). KV_FAIL_USAGE: no such position; KV_FAIL_RUN: no room. */
@@ -668,10 +705,12 @@ void kv_cache_read_head(float *x, const kv_cache *c, int layer, int values,
                         int t, int kv_head);
 
 /* Exact bytes of what a layer holds, by kind. Packed words (holes and padding
- * included), scales and minima, kept rows and 4 bytes for each kept position,
- * recent rows. f16, bf16, f32 hold rows only. */
+ * included) or the codes of blocks; scales and minima (static ones belong to
+ * the model: 0); 4 bytes for the norm of each quantized token, kept or not; 4
+ * for each outlier; kept rows and 4 bytes for each kept position; recent rows.
+ * f16, bf16, f32 hold rows only. */
 typedef struct {
-    size_t codes, scales, kept, recent, total;
+    size_t codes, scales, norms, outliers, kept, recent, total;
 } kv_bytes;
 
 kv_bytes kv_cache_bytes(const kv_cache *c, int layer);

@@ -111,6 +111,9 @@ int kv_quantize_marked(uint8_t *codes, uint16_t *scale, uint16_t *min,
         kv_block_quantize(codes, scale, &m, x, f->kind);
     } else {
         kv_group_scale(scale, &m, lo, hi, f);
+        if ((*scale & 0x7c00) == 0x7c00) /* KIVI's range, or odd constants */
+            return kv_fail(err, KV_FAIL_RUN, "cannot quantize %g to %g: the "
+                           "range overflows binary16", lo, hi);
         for (int i = 0; i < n; i++) {
             size_t at = (size_t)i * stride;
             int skip = codes[at] & KV_UNCODED;

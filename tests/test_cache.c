@@ -310,3 +310,270 @@ Test(cache, any_mixture_of_appends_and_late_keeps_equals_a_plain_list)
         free(memory), free(p), free(x[0]), free(x[1]), free(got);
     }
 }
+
+/* ---- every format ---------------------------------------------------------------------------- */
+
+enum { WIDE = 32 }; /* a row: 2 heads of 16 */
+
+static const char *const every[][2] = {
+    {"nf4:channel:32", "nf3:token:8"},      {"nf2:channel:7", "e4m3:token:all"},
+    {"e4m3:channel:5", "nf2:token:16"},     {"q4_0", "q4_1"},
+    {"q5_0:pre", "q5_1:had"},               {"q8_0:had", "q8_0"},
+    {"2:channel:32:had", "4:token:4:had"},  {"3:channel:8:norm", "2:token:16:had:norm"},
+    {"2:channel:32:had:norm", "q4_0:had"},  {"2:channel:8:out0", "3:token:8:out10"},
+    {"4:channel:16:static", "2:token:8:static"}, {"8:channel:3:sym:static", "nf4:token:all:static"},
+    {"2:channel:8:kivi", "4:token:16:kivi"},     {"nf4:channel:9:had:norm", "2:token:4:sym:norm:out20"},
+};
+#define EVERY ((int)(sizeof every / sizeof *every))
+
+static float low[2 * WIDE], high[2 * WIDE];
+
+static held make_any(const char *const *pair, int recent, int capacity, int window,
+                     kv_exclusion exclusion)
+{
+    held h;
+    kv_error e = {0};
+    kv_cache_spec spec = {.layers = 2, .shape = {4, 2, 16}, .recent = recent, .capacity = capacity,
+                          .kept_capacity = 6, .window = window, .key_limits = {low, high},
+                          .value_limits = {low, high}};
+    for (int i = 0; i < 2 * WIDE; i++) {
+        low[i] = -1 - (float)i / 8;
+        high[i] = 2 + (float)i / 16;
+    }
+    cr_assert_eq(kv_format_parse(&spec.keys, pair[0], NULL), KV_OK);
+    cr_assert_eq(kv_format_parse(&spec.values, pair[1], NULL), KV_OK);
+    spec.keys.exclusion = spec.values.exclusion = exclusion;
+    h.memory = malloc(kv_cache_size(&spec));
+    cr_assert_eq(kv_cache_init(&h.c, &spec, h.memory, &e), KV_OK, "%s: %s", pair[0], e.text);
+    return h;
+}
+
+typedef struct {
+    float y[129 * WIDE], norm[129];
+    uint8_t codes[129 * WIDE];
+    uint16_t scale[129 * WIDE], min[129 * WIDE];
+    kv_entry sparse[129 * WIDE];
+} array;
+
+/* What the whole array gives, rounded to binary16 on arrival. */
+static void whole(array *a, const float *x, const kv_store *st, const uint8_t *flags, int T)
+{
+    float *half = check_floats((size_t)T * WIDE);
+    kv_error e = {0};
+    for (int i = 0; i < T * WIDE; i++)
+        half[i] = kv_half_to_float(kv_half_from_float(x[i]));
+    kv_rows in = {half, flags, st->shape, T, st->is_values, st->lo, st->hi};
+    kv_quantized out = {a->codes, a->scale, a->min, a->y, a->norm, a->sparse};
+    cr_assert_eq(kv_quantize(&out, &in, &st->format, &e), KV_OK, "%s", e.text);
+    free(half);
+}
+
+static int same_scales(const array *a, const kv_store *st, int T)
+{
+    size_t n = kv_group_count(&st->format, st->shape, T);
+    int bad = 0;
+    for (size_t i = 0; i < n && !st->format.is_static; i++) {
+        uint16_t d = 0, m = 0;
+        if (kv_format_blocks(&st->format))
+            kv_block_scale(&d, &m, st->blocks + i * (size_t)kv_block_bytes(st->format.kind),
+                           st->format.kind);
+        else
+            d = st->scale[i];
+        if (!kv_format_blocks(&st->format) && kv_format_has_min(&st->format))
+            m = st->min[i];
+        bad += d != a->scale[i] || m != a->min[i];
+    }
+    return !bad;
+}
+
+Test(cache, every_format_sealed_equals_the_whole_array)
+{
+    static const char *const more[][2] = {{"2:channel:8:out10", "2:token:8:out10"},
+                                          {"3:channel:all:had:out3.5", "2:channel:all:kivi"},
+                                          {"4:channel:32:sym:norm:out25", "4:token:all:had:out7"},
+                                          {"4:token:16:out40", "2:channel:8:out30"}};
+    uint64_t seed = 46;
+    array *a = malloc(sizeof *a);
+    for (int p = 0; p < EVERY + 4; p++)
+        for (int i = 2; i < CHECK_SIZES; i++)
+            for (int exclusion = 0; exclusion < 3; exclusion++) {
+                const char *const *pair = p < EVERY ? every[p] : more[p - EVERY];
+                int T = check_sizes[i], kept[3] = {0, 16, 30};
+                float x[2][129 * WIDE], got[129 * WIDE];
+                uint8_t flags[129] = {0};
+                flags[0] = flags[16] = flags[30] = 1;
+                check_keys(x[0], T, WIDE, &seed);
+                check_keys(x[1], T, WIDE, &seed);
+                held h = make_any(pair, 0, T, 1, (kv_exclusion)exclusion);
+                cr_assert_eq(kv_cache_append(&h.c, 1, x[0], x[1], kept, 3, T, NULL), KV_OK);
+                cr_assert_eq(kv_cache_seal(&h.c, 1, NULL), KV_OK);
+                size_t norms = 0, outliers = 0;
+                for (int values = 0; values < 2; values++) {
+                    const kv_store *st = values ? &h.c.layer[1].v : &h.c.layer[1].k;
+                    whole(a, x[values], st, flags, T);
+                    kv_cache_read(got, &h.c, 1, values, 0, T);
+                    cr_expect(check_same(got, a->y, (size_t)T * WIDE), "%s T %d exclusion %d",
+                              pair[values], T, exclusion);
+                    cr_expect(same_scales(a, st, T), "%s T %d", pair[values], T);
+                    norms += st->format.norm ? 4 * (size_t)T : 0;
+                    outliers += 4 * kv_sparse_count(&st->format, st->shape, T, 3, values);
+                }
+                kv_bytes b = kv_cache_bytes(&h.c, 1);
+                cr_expect(b.norms == norms && b.outliers == outliers && b.recent == 0);
+                cr_expect_eq(b.kept, 3 * 4 + (exclusion == KV_KEPT_EXCLUDE_ONLY ? 0 : 2 * 3 * 2 * WIDE));
+                free(h.memory);
+            }
+    free(a);
+}
+
+/* A group's codes, scales and minima do not depend on the tokens that came after it. */
+Test(cache, every_format_in_a_stream_equals_the_whole_array_where_it_is_quantized)
+{
+    uint64_t seed = 47;
+    array *a = malloc(sizeof *a);
+    for (int p = 0; p < EVERY; p++)
+        for (int recent = 0; recent <= 40; recent += 40)
+            for (int exclusion = 0; exclusion < 3; exclusion++) {
+                int T = 129, kept[4] = {0, 31, 64, 100};
+                float x[2][129 * WIDE], got[129 * WIDE], once[129 * WIDE];
+                uint8_t flags[129] = {0};
+                flags[0] = flags[31] = flags[64] = flags[100] = 1;
+                check_keys(x[0], T, WIDE, &seed);
+                check_keys(x[1], T, WIDE, &seed);
+                held all = make_any(every[p], recent, T, 0, (kv_exclusion)exclusion);
+                held one = make_any(every[p], recent, T, 0, (kv_exclusion)exclusion);
+                cr_assert_eq(kv_cache_append(&all.c, 0, x[0], x[1], kept, 4, T, NULL), KV_OK);
+                for (int t = 0; t < T; t++)
+                    cr_assert_eq(kv_cache_append(&one.c, 0, x[0] + t * WIDE, x[1] + t * WIDE, kept,
+                                                 4, 1, NULL), KV_OK);
+                for (int values = 0; values < 2; values++) {
+                    const kv_store *st = values ? &all.c.layer[0].v : &all.c.layer[0].k;
+                    int n = st->quantized, run = st->format.axis == KV_PER_TOKEN ? 1 : st->format.group;
+                    whole(a, x[values], st, flags, n); /* n is whole runs */
+                    cr_expect(n % run == 0 && n > 0);
+                    kv_cache_read(got, &all.c, 0, values, 0, T);
+                    kv_cache_read(once, &one.c, 0, values, 0, T);
+                    cr_expect(check_same(got, once, 129 * WIDE), "%s R %d", every[p][values], recent);
+                    cr_expect(check_same(got, a->y, (size_t)n * WIDE), "%s R %d", every[p][values],
+                              recent);
+                    for (int j = n * WIDE; j < T * WIDE; j++)
+                        cr_assert_eq(got[j], kv_half_to_float(kv_half_from_float(x[values][j])));
+                }
+                cr_expect_eq(kv_cache_bytes(&all.c, 0).total, kv_cache_bytes(&one.c, 0).total);
+                free(all.memory), free(one.memory);
+            }
+    free(a);
+}
+
+Test(cache, bytes_of_every_kind)
+{
+    /* 32 tokens of 32 channels, one of them kept: codes, scales, norms, outliers */
+    static const struct { const char *text; size_t codes, scales, norms, outliers; } c[] = {
+        {"q4_0", 512, 64, 0, 0},       {"q4_1", 512, 128, 0, 0},     {"q5_0", 640, 64, 0, 0},
+        {"q5_1", 640, 128, 0, 0},      {"q8_0", 1024, 64, 0, 0},     {"nf4:token:16", 512, 128, 0, 0},
+        {"nf3:token:16", 512, 128, 0, 0}, {"e4m3:token:16", 1024, 128, 0, 0},
+        {"2:token:16:static", 256, 0, 0, 0}, {"2:token:16:norm", 256, 256, 128, 0},
+        {"2:token:16:out20", 256, 256, 0, 31 * 6 * 4}, {"4:channel:32:static", 512, 0, 0, 0}};
+    uint64_t seed = 48;
+    float x[32 * WIDE];
+    int kept[1] = {5};
+    check_fill(x, 32 * WIDE, &seed);
+    for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
+        const char *pair[2] = {"f16", c[i].text};
+        held h = make_any(pair, 0, 32, 1, KV_KEPT_BOTH);
+        cr_assert_eq(kv_cache_append(&h.c, 0, x, x, kept, 1, 32, NULL), KV_OK);
+        cr_assert_eq(kv_cache_seal(&h.c, 0, NULL), KV_OK);
+        kv_bytes b = kv_cache_bytes(&h.c, 0);
+        cr_expect(b.codes == c[i].codes && b.scales == c[i].scales && b.norms == c[i].norms &&
+                  b.outliers == c[i].outliers, "%s: %zu %zu %zu %zu", c[i].text, b.codes, b.scales,
+                  b.norms, b.outliers);
+        cr_expect_eq(b.total, b.codes + b.scales + b.norms + b.outliers + b.kept + b.recent);
+        if (strcmp(c[i].text, "q8_0") == 0)
+            for (int j = 0; j < 34; j++)
+                cr_expect_eq(h.c.layer[0].v.blocks[5 * 34 + j], 0, "a kept token leaves zero bytes");
+        free(h.memory);
+    }
+}
+
+Test(cache, kivi_flushes_keys_in_blocks_and_values_one_by_one)
+{
+    static const char *const pair[2] = {"2:channel:8:kivi", "2:token:8:kivi"};
+    uint64_t seed = 49;
+    float x[64 * WIDE];
+    int R = 16, kept[1] = {3};
+    check_fill(x, 64 * WIDE, &seed);
+    for (int T = 1; T < 40; T++) {
+        held h = make_any(pair, R, 64, 0, KV_KEPT_BOTH);
+        const kv_cache_layer *cl = &h.c.layer[0];
+        cr_assert_eq(kv_cache_append(&h.c, 0, x, x, kept, 1, T, NULL), KV_OK);
+        cr_expect_eq(cl->k.quantized, (T - 1) / R * R, "the last block waits for the next token");
+        cr_expect_eq(cl->v.quantized, T > R + 1 ? T - R - 1 : 0);
+        kv_cache_settle(&h.c, 0);
+        kv_cache_settle(&h.c, 0);
+        cr_expect_eq(T - cl->k.quantized, T % R, "the end of a prefill");
+        cr_expect_eq(T - cl->v.quantized, T < R ? T : R);
+        cr_assert_eq(kv_cache_append(&h.c, 0, x + T * WIDE, x + T * WIDE, kept, 1, 1, NULL), KV_OK);
+        cr_expect_eq(T + 1 - cl->k.quantized, T % R + 1);
+        cr_expect_eq(T + 1 - cl->v.quantized, T < R ? T + 1 : R + 1, "one more is read in 16 bits");
+        free(h.memory);
+    }
+}
+
+Test(cache, refuses_formats_that_a_stream_cannot_hold)
+{
+    static const struct { const char *keys, *values; int recent, limits; const char *says; } c[] = {
+        {"2:channel:8:out1", "f16", 0, 1, "whole text"},
+        {"f16", "2:channel:all:out1", 0, 1, "channel:all"},
+        {"2:channel:8:kivi", "f16", 12, 1, "multiple of the group size 8"},
+        {"2:channel:8:static", "f16", 0, 0, "calibrate --static"},
+        {"f16", "2:token:8:static", 0, 0, "calibrate --static"}};
+    for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
+        kv_error e = {0};
+        kv_cache cache;
+        kv_limits limits = c[i].limits ? (kv_limits){low, high} : (kv_limits){NULL, NULL};
+        kv_cache_spec spec = {.layers = 1, .shape = {4, 2, 16}, .recent = c[i].recent, .capacity = 64,
+                              .key_limits = limits, .value_limits = limits};
+        cr_assert_eq(kv_format_parse(&spec.keys, c[i].keys, NULL), KV_OK);
+        cr_assert_eq(kv_format_parse(&spec.values, c[i].values, NULL), KV_OK);
+        cr_expect_eq(kv_cache_size(&spec), 0);
+        cr_expect_eq(kv_cache_init(&cache, &spec, NULL, &e), KV_FAIL_USAGE, "%s", c[i].keys);
+        cr_expect(strstr(e.text, c[i].says), "%s", e.text);
+    }
+    static const char *const had[2] = {"4:token:16:had", "2:token:8:kivi"};
+    float x[WIDE];
+    held h = make_any(had, 0, 8, 0, KV_KEPT_BOTH);
+    for (int i = 0; i < WIDE; i++)
+        x[i] = 20000; /* 16 of them make 80000 */
+    kv_error e = {0};
+    cr_expect_eq(kv_cache_append(&h.c, 0, x, x, NULL, 0, 1, &e), KV_FAIL_RUN);
+    cr_expect(strstr(e.text, "rotation"), "%s", e.text);
+    x[0] = 40000;
+    for (int i = 1; i < WIDE; i++)
+        x[i] = 0;
+    cr_expect_eq(kv_cache_append(&h.c, 0, x, x, NULL, 0, 1, &e), KV_FAIL_RUN);
+    cr_expect(strstr(e.text, "half the range"), "%s", e.text);
+    cr_expect_eq(h.c.layer[0].k.tokens, 0);
+    free(h.memory);
+}
+
+Test(cache, late_keeps_without_a_table)
+{
+    static const char *const pair[2] = {"2:channel:8", "2:token:8"};
+    uint64_t seed = 50;
+    float x[40 * WIDE], a[40 * WIDE], b[40 * WIDE];
+    int kept[1] = {10}, done;
+    check_fill(x, 40 * WIDE, &seed);
+    held late = make_any(pair, 8, 40, 0, KV_KEPT_EXCLUDE_ONLY);
+    held early = make_any(pair, 8, 40, 0, KV_KEPT_EXCLUDE_ONLY);
+    kv_cache_append(&late.c, 0, x, x, NULL, 0, 12, NULL);
+    cr_assert_eq(kv_cache_keep(&late.c, 0, 10, &done, NULL), KV_OK);
+    cr_expect_eq(done, 1);
+    kv_cache_append(&late.c, 0, x + 12 * WIDE, x + 12 * WIDE, NULL, 0, 28, NULL);
+    kv_cache_append(&early.c, 0, x, x, kept, 1, 40, NULL);
+    for (int values = 0; values < 2; values++) {
+        kv_cache_read(a, &late.c, 0, values, 0, 40);
+        kv_cache_read(b, &early.c, 0, values, 0, 40);
+        cr_expect(check_same(a, b, 40 * WIDE));
+    }
+    free(late.memory), free(early.memory);
+}

@@ -4,8 +4,14 @@
 static void compare(const char *keys, const char *values, int recent, int T, uint64_t *seed)
 {
     kv_shape s = {6, 2, 8};
+    float lo[16], hi[16];
     kv_cache_spec spec = {.layers = 1, .shape = s, .rope = {8, 1, 100, 1, NULL}, .recent = recent,
-                          .capacity = T, .kept_capacity = 3};
+                          .capacity = T, .kept_capacity = 3, .key_limits = {lo, hi},
+                          .value_limits = {lo, hi}};
+    for (int i = 0; i < 16; i++) {
+        lo[i] = -2;
+        hi[i] = 3;
+    }
     int kept[3] = {0, T / 2, T - 1};
     kv_cache c;
     kv_format_parse(&spec.keys, keys, NULL);
@@ -43,7 +49,10 @@ Test(decode, equals_attention_over_what_the_cache_holds)
 {
     static const char *const pairs[][2] = {{"2:channel:32", "2:token:8"}, {"3:channel:5", "3:token:4:sym"},
                                            {"4:channel:16:pre", "8:token:all"}, {"f16", "f16"},
-                                           {"f32:pre", "bf16"}};
+                                           {"f32:pre", "bf16"},
+                                           {"nf4:channel:8:pre:had:norm", "2:token:4:had:norm:out25"},
+                                           {"e4m3:token:8", "4:token:8:static"},
+                                           {"2:channel:11:kivi", "3:token:8:kivi"}};
     uint64_t seed = 50;
     for (size_t p = 0; p < sizeof pairs / sizeof *pairs; p++)
         for (int i = 0; i < CHECK_SIZES; i++)

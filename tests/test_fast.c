@@ -376,8 +376,14 @@ static filled fill_cache(const char *keys, const char *values, kv_shape s, const
 {
     kv_cache_spec spec = {.layers = 1, .shape = s, .recent = recent, .capacity = T + 3,
                           .kept_capacity = 4, .rope = *rope, .window = seal};
+    static float lo[256], hi[256];
     int kept[] = {0, T / 2, T / 2 + 1, T - 1}, row = s.kv_heads * s.head_size;
     filled f;
+    for (int i = 0; i < row; i++) {
+        lo[i] = -2;
+        hi[i] = 2 + (float)i / 64;
+    }
+    spec.key_limits = spec.value_limits = (kv_limits){lo, hi};
     kv_error err;
     cr_assert_eq(kv_format_parse(&spec.keys, keys, &err), KV_OK, "%s", err.text);
     cr_assert_eq(kv_format_parse(&spec.values, values, &err), KV_OK, "%s", err.text);
@@ -511,6 +517,26 @@ Test(fast, decode_straight_from_codes)
         check_decode("2:channel:all", "4:token:all", s[0], &none, 0, 304, 1, 3, v, &seed);
 }
 
+/* Formats that the fast loops do not know are read as ref/ reads them; the sums are the same. */
+Test(fast, decode_of_every_other_format)
+{
+    static const char *const more[][2] = {
+        {"nf4:channel:32", "e4m3:token:all"}, {"q4_0", "q8_0"}, {"q5_1:pre", "q4_1:had"},
+        {"2:channel:16:had:norm", "2:token:8:had"}, {"4:channel:64:kivi", "4:token:8:kivi"},
+        {"2:token:8:static", "3:channel:20:static"}, {"2:channel:32:out0", "2:token:8:out10"}};
+    const int recents[] = {0, 64, 128};
+    uint64_t seed = 17;
+    int count = 0;
+    for (int i = 0; i < (int)(sizeof more / sizeof *more); i++)
+        for (int j = 0; j < CHECK_SIZES + 1; j++, count++) {
+            kv_shape shape = count % 2 ? (kv_shape){9, 3, 64} : (kv_shape){4, 2, 16};
+            int T = j < CHECK_SIZES ? check_sizes[j] : 201;
+            kv_rope rope = {shape.head_size, count % 2, 100, 0.5, NULL};
+            check_decode(more[i][0], more[i][1], shape, &rope, recents[count % 3], T, 0, count % 4,
+                         count / 4 % versions(), &seed);
+        }
+}
+
 Test(fast, decode_of_a_sealed_cache)
 {
     uint64_t seed = 8;
@@ -520,6 +546,8 @@ Test(fast, decode_of_a_sealed_cache)
                      1, v, &seed);
         check_decode("3:channel:128:pre", "4:token:16", (kv_shape){6, 2, 16}, &rope, 0, 131, 1, 2,
                      v, &seed);
+        check_decode("2:channel:32:out3", "nf4:channel:all", (kv_shape){6, 2, 16}, &rope, 0, 131, 1,
+                     1, v, &seed);
     }
 }
 

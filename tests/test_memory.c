@@ -157,6 +157,116 @@ Test(memory, window_is_kv_quantize_to_the_bit)
     unsetenv("KVSINK_SIMD");
 }
 
+/* Every other format: what a sealed packed cache of the same rows gives back. */
+static void check_sealed(const kv_model *m, const char *keys, const char *values, int T, int which,
+                         kv_exclusion exclusion, tm_pool *pool, uint64_t *seed)
+{
+    kv_format f[2] = {format(keys), format(values)};
+    int row = m->shape.kv_heads * m->shape.head_size, *kept = calloc((size_t)T, sizeof *kept);
+    size_t size = (size_t)(T * row);
+    float *x[4], lo[2 * 256], hi[2 * 256];
+    for (int i = 0; i < 4; i++)
+        x[i] = check_floats(size); /* k, k_pre, v, what is wanted */
+    for (int i = 0; i < 3; i++)
+        check_keys(x[i], T, row, seed);
+    for (int i = 0; i < 2 * row; i++) {
+        lo[i] = -2 - (float)i / 64;
+        hi[i] = 3 + (float)i / 32;
+    }
+    uint8_t *flags = calloc((size_t)T, 1);
+    int count[2] = {0, 0};
+    f[0].exclusion = f[1].exclusion = exclusion;
+    keep_some(kept, &count[1], flags, T, which);
+    kv_keep keep = {2, 0, count, kept}; /* both layers would have the same */
+    kv_cache_spec spec = {.layers = 2, .shape = m->shape, .rope = m->rope, .keys = f[0],
+                          .values = f[1], .capacity = T, .kept_capacity = T, .window = 1,
+                          .key_limits = {lo, hi}, .value_limits = {lo, hi}};
+    kv_cache c;
+    kv_error err;
+    tm_window *w;
+    void *memory = malloc(kv_cache_size(&spec));
+    cr_assert_eq(kv_cache_init(&c, &spec, memory, &err), KV_OK, "%s", err.text);
+    cr_assert_eq(kv_cache_append(&c, 1, f[0].pre ? x[1] : x[0], x[2], kept, count[1], T, &err), KV_OK);
+    cr_assert_eq(kv_cache_seal(&c, 1, NULL), KV_OK);
+    cr_assert_eq(tm_window_open(&w, m, &f[0], &f[1], T, pool, &err), KV_OK, "%s", err.text);
+    tm_window_keep(w, &keep);
+    tm_window_limits(w, spec.key_limits, spec.value_limits);
+    witness seen = {check_floats(size), check_floats(size), 0};
+    kv_backend b = {&seen, NULL, remember, NULL, NULL};
+    const kv_memory *mem = tm_window_memory(w);
+    cr_assert_eq(mem->attend(mem->self, &b, 1, NULL, NULL, NULL, x[0], x[1], x[2], NULL, 9, T, &err),
+                 KV_OK, "%s", err.text);
+    for (int i = 0; i < 2; i++) {
+        kv_cache_read(x[3], &c, 1, i, 0, T);
+        for (int t = 0; t < T && !i && f[0].pre; t++) {
+            float cs[KV_HEAD_MAX];
+            kv_rope_angles(cs, &m->rope, 9 + t);
+            kv_rope_rotate(x[3] + t * row, cs, &m->rope, m->shape.kv_heads, m->shape.head_size);
+        }
+        cr_expect(check_same(i ? seen.v : seen.k, x[3], size), "%s, T %d, keep %d, exclusion %d",
+                  i ? values : keys, T, which, exclusion);
+    }
+    kv_bytes got = tm_window_bytes(w, 1), want = kv_cache_bytes(&c, 1);
+    cr_expect(!memcmp(&got, &want, sizeof got), "%s %s T %d keep %d: %zu bytes, not %zu", keys,
+              values, T, which, got.total, want.total);
+    tm_window_close(w);
+    for (int i = 0; i < 4; i++)
+        free(x[i]);
+    free(flags), free(kept), free(seen.k), free(seen.v), free(memory);
+}
+
+Test(memory, window_is_a_sealed_cache_for_every_format)
+{
+    static const char *const formats[][2] = {
+        {"nf4:channel:32", "nf2:token:8"},      {"e4m3:channel:all", "e4m3:token:all"},
+        {"nf3:channel:7:pre", "nf3:channel:100"}, {"q4_0", "q4_1"},  {"q5_0:pre", "q5_1"},
+        {"q8_0:had", "q4_0:had"},               {"2:channel:32:had:norm", "2:token:16:had"},
+        {"4:channel:all:norm", "4:channel:all:had"}, {"2:channel:32:out2", "2:token:16:out10"},
+        {"2:channel:16:pre:norm:out5", "3:channel:64:out15"}, {"4:token:16:had:norm:out30", "2:token:all:out50"},
+        {"4:channel:33:static", "2:token:8:static"}, {"8:channel:all:sym:static", "nf4:token:all:static"},
+        {"2:channel:32:kivi", "4:token:16:kivi"},    {"2:channel:32", "2:token:8"},
+        {"4:channel:all:sym", "f16"},
+    };
+    const kv_shape shapes[] = {{4, 2, 64}, {2, 1, 32}, {9, 3, 64}, {4, 4, 16}};
+    const int threads[] = {1, 2, 5};
+    uint64_t seed = 2;
+    int count = 0;
+    for (int i = 0; i < (int)(sizeof formats / sizeof *formats); i++)
+        for (int j = 0; j < CHECK_SIZES; j++)
+            for (int exclusion = 0; exclusion < 3; exclusion++, count++) {
+                kv_model m = {.layers = 2, .shape = shapes[count % 4]};
+                m.rope = (kv_rope){16, count % 2, 100, 1, NULL};
+                tm_pool *pool;
+                cr_assert_eq(tm_pool_open(&pool, threads[count % 3], NULL), KV_OK);
+                check_sealed(&m, formats[i][0], formats[i][1], check_sizes[j], count % 5 % 3,
+                             (kv_exclusion)exclusion, pool, &seed);
+                tm_pool_close(pool);
+            }
+}
+
+/* What fails in a piece is told with its layer. */
+Test(memory, window_refuses_what_a_piece_cannot_hold)
+{
+    kv_model m = {.layers = 1, .shape = {1, 1, 16}, .rope = {4, 1, 100, 1, NULL}};
+    kv_format f = format("4:token:16:had"), s = format("4:token:16:static"), good = format("f16");
+    float x[3 * 16];
+    kv_error err = {0};
+    tm_window *w;
+    kv_backend b = kv_scalar_backend(x);
+    for (int i = 0; i < 48; i++)
+        x[i] = i < 32 ? 1 : 20000;
+    cr_assert_eq(tm_window_open(&w, &m, &f, &good, 3, NULL, &err), KV_OK);
+    const kv_memory *mem = tm_window_memory(w);
+    cr_expect_eq(mem->attend(mem->self, &b, 0, x, NULL, x, x, x, x, NULL, 0, 3, &err), KV_FAIL_RUN);
+    cr_expect(strstr(err.text, "layer 0, keys: cannot quantize 80000"), "%s", err.text);
+    tm_window_close(w);
+    cr_assert_eq(tm_window_open(&w, &m, &good, &s, 3, NULL, &err), KV_OK);
+    mem = tm_window_memory(w);
+    cr_expect_eq(mem->attend(mem->self, &b, 0, x, NULL, x, x, x, x, NULL, 0, 3, &err), KV_FAIL_USAGE);
+    cr_expect(strstr(err.text, "calibrate --static"), "%s", err.text);
+    tm_window_close(w);
+}
+
 Test(memory, window_of_constant_and_tiny_groups)
 {
     const float values[] = {0, -0.0f, 1, -65504, 1e-8f, -3e-7f, 6.1e-5f};
@@ -236,7 +346,8 @@ static const stream_case streams[] = {
     {"f16", "f16", 0},           {"f32", "bf16", 0},
     {"2:channel:8", "2:token:8", 0}, {"4:channel:16", "4:token:4", 5},
     {"3:channel:8:pre", "3:token:all", 3}, {"8:token:2:pre:sym", "8:channel:4:sym", 40},
-    {"f16:pre", "2:token:1", 1},
+    {"f16:pre", "2:token:1", 1}, {"2:channel:4:kivi", "2:token:4:kivi", 8},
+    {"nf4:channel:8:pre:norm", "e4m3:token:all", 3}, {"4:token:all:norm", "2:token:4:out25", 2},
 };
 
 #define STREAMS ((int)(sizeof streams / sizeof *streams))
@@ -258,7 +369,8 @@ static float *run_stream(tiny *t, const stream_case *c, tm_fast *fast, int prefi
     int text[TEXT], count[TINY_LAYERS] = {0, 2, 2, 1}, position[TINY_LAYERS * 2] = {0, 0, 0, 17, 17,
                                                                                28, 3};
     kv_keep keep = {TINY_LAYERS, 2, count, position};
-    tm_stream_spec spec = {format(c->keys), format(c->values), c->recent, TEXT, 4};
+    tm_stream_spec spec = {.keys = format(c->keys), .values = format(c->values),
+                           .recent = c->recent, .capacity = TEXT, .kept = 4};
     tm_stream *s;
     kv_error err;
     float *hidden = check_floats(TEXT * TINY_WIDTH);
@@ -374,7 +486,8 @@ Test(memory, stream_holds_what_an_append_gives)
     make_text(text);
     kv_keep keep = {TINY_LAYERS, 1, count, position};
     for (int i = 0; i < STREAMS; i++) {
-        tm_stream_spec spec = {format(streams[i].keys), format("f16"), streams[i].recent, TEXT, 4};
+        tm_stream_spec spec = {.keys = format(streams[i].keys), .values = format("f16"),
+                               .recent = streams[i].recent, .capacity = TEXT, .kept = 4};
         tm_stream *s;
         kv_cache c;
         float *hidden = check_floats(TEXT * TINY_WIDTH), *got = check_floats(TEXT * 16);
@@ -406,7 +519,8 @@ Test(memory, promote_before_and_after_arrival)
 {
     tiny_init(&model, 1);
     int text[TEXT], kept;
-    tm_stream_spec spec = {format("2:channel:8"), format("2:token:8"), 4, TEXT, 4};
+    tm_stream_spec spec = {.keys = format("2:channel:8"), .values = format("2:token:8"),
+                           .recent = 4, .capacity = TEXT, .kept = 4};
     tm_stream *s;
     kv_error err;
     float *hidden = check_floats(TEXT * TINY_WIDTH);
@@ -444,8 +558,10 @@ Test(memory, stream_refuses)
 {
     tiny_init(&model, 1);
     int text[TEXT], many[TINY_LAYERS] = {1, 0, 3, 0}, position[TINY_LAYERS * 3] = {0};
-    tm_stream_spec all = {format("2:channel:all"), format("f16"), 0, TEXT, 4};
-    tm_stream_spec spec = {format("2:channel:8"), format("f16"), 0, 12, 2};
+    tm_stream_spec all = {.keys = format("2:channel:all"), .values = format("f16"),
+                          .capacity = TEXT, .kept = 4};
+    tm_stream_spec spec = {.keys = format("2:channel:8"), .values = format("f16"), .capacity = 12,
+                           .kept = 2};
     tm_stream *s;
     kv_error err;
     float *hidden = check_floats(TEXT * TINY_WIDTH);

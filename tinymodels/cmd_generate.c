@@ -75,7 +75,7 @@ static int check_cache(job *j, kv_error *err)
     const kv_format *f[2] = {&j->cache.keys, &j->cache.values};
     for (int i = 0; i < 2; i++) {
         if (kv_format_check(f[i], m->shape, i, err)) return err->code;
-        if (f[i]->kind == KV_INT && f[i]->axis == KV_PER_CHANNEL && f[i]->group == 0)
+        if (kv_format_coded(f[i]) && f[i]->axis == KV_PER_CHANNEL && f[i]->group == 0)
             return kv_fail(err, KV_FAIL_USAGE,
                            "--%s: channel:all needs the whole text at once, and a "
                            "growing cache never has it; give a group size such as channel:32",

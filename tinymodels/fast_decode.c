@@ -38,6 +38,8 @@ enum { TILE = 64, SPAN = 256 };
 
 typedef struct {
     tm_fast *f;
+    const kv_cache *cache;
+    int index; /* of the layer */
     const kv_cache_layer *layer;
     const float *q, *sink;
     kv_shape s;
@@ -179,9 +181,24 @@ static void fill_groups(const decoding *d, float *x, const kv_store *st, tile t,
     fill_kept(d, x, st, t, head, D, 1);
 }
 
+/* Do the loops above know how these tokens are stored? They know rows, and plain integers. */
+static int is_known(const kv_store *st, int coded)
+{
+    const kv_format *f = &st->format;
+    return f->exclusion != KV_KEPT_EXCLUDE_ONLY &&
+           (!coded || (f->kind == KV_INT && !f->hadamard && !f->norm && !f->is_static &&
+                       !f->outliers && !f->kivi));
+}
+
 /* Returns 1 if x is [channel][TILE], 0 if it is [token][channel]. */
 static int fill(const decoding *d, float *x, const kv_store *st, tile t, int head)
 {
+    if (!is_known(st, t.coded)) { /* as ref/ reads it, one row after the other */
+        for (int i = 0; i < t.n; i++)
+            kv_cache_read_head(x + (size_t)i * (size_t)d->s.head_size, d->cache, d->index,
+                               st->is_values, t.first + i, head);
+        return 0;
+    }
     if (!t.coded)
         fill_rows(d, x, st, t, head);
     else if (st->format.axis == KV_PER_TOKEN)
@@ -252,12 +269,6 @@ static void rotate(const decoding *d, float *x, tile t, int columns)
 }
 
 /* ------------------------------------------------------- straight from codes */
-
-/* Do the loops here know how these tokens are stored, as plain rows and plain integers? */
-static int is_known(const kv_store *st, int coded)
-{
-    return !coded || st->format.kind == KV_INT;
-}
 
 static int is_direct(const decoding *d, const kv_store *st)
 {
@@ -544,7 +555,8 @@ static void merge(float *out, float *row, const decoding *d, int head)
 int tm_fast_decode(tm_fast *f, float *out, float *rows, const float *q, const kv_cache *c,
                    int layer, const float *sink, int shift, kv_error *err)
 {
-    decoding d = {.f = f, .layer = &c->layer[layer], .q = q, .sink = sink, .s = c->spec.shape};
+    decoding d = {.f = f, .cache = c, .index = layer, .layer = &c->layer[layer], .q = q,
+                  .sink = sink, .s = c->spec.shape};
     d.shared = d.s.heads / d.s.kv_heads;
     d.tokens = d.layer->k.tokens;
     d.spans = up(d.tokens, SPAN);

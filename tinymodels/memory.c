@@ -6,6 +6,10 @@
  * so are as fast as memory; codes are never stored, only what comes back from them. The loops are
  * those of exact.inc, which agree with ref/ bit for bit.
  *
+ * These loops know plain integers. Every other format is cut into pieces that kv_quantize can do by
+ * itself without noticing: runs of tokens or, where it takes all tokens to quantize the first one
+ * (channel:all, outliers of keys), heads.
+ *
  * Streaming. The prefill's keys and values lie in float32, [layer][token][row], on the side of
  * RoPE that the format wants; a `pre` format's keys are rotated again for every pass (one pass is
  * the usual case). tm_stream_begin_decode appends them to the packed cache, layers
@@ -50,6 +54,7 @@ struct tm_window {
     tm_pool *pool;
     const tm_kernels *kernels;
     const kv_keep *keep;
+    kv_limits limits[2];
     float *x[2];    /* what attention reads: keys, values */
     uint8_t *flags; /* [capacity] kept */
     float *angles;  /* [capacity][dims], for `pre` */
@@ -64,7 +69,10 @@ typedef struct {
     float *x;
     int n;             /* tokens */
     int pieces_across; /* per channel: pieces side by side */
-    int *bad;          /* [pieces] 1: met what it cannot store */
+    int tokens, heads; /* of a piece that ref/ quantizes */
+    int values, layer;
+    int *bad;          /* [pieces] 1: met what it cannot store; ref/: its error code */
+    kv_error *why;     /* ref/: [pieces] */
 } job;
 
 static int lowest_of(const kv_format *f)
@@ -167,19 +175,118 @@ static void plain_piece(void *arg, int task, int worker)
     }
 }
 
-/* Finds what could not be stored. Only after a failure. */
-static int explain(const tm_window *w, int which, const float *from, int layer, int n,
-                   kv_error *err)
+/* Do the loops above know this format? */
+static int is_plain(const kv_format *f)
 {
-    size_t size = (size_t)n * row_of(w->model->shape);
-    const char *what = which ? "values" : "keys";
+    return !kv_format_coded(f) || (f->kind == KV_INT && !f->hadamard && !f->norm && !f->is_static &&
+                                   !f->outliers && !f->kivi && f->exclusion == KV_KEPT_BOTH);
+}
+
+/* What kv_quantize needs for a piece of n tokens and so many heads. */
+typedef struct {
+    float *rows;
+    kv_quantized out;
+} piece_memory;
+
+static void free_piece(piece_memory *p)
+{
+    free(p->rows);
+    free(p->out.codes);
+    free(p->out.scale);
+    free(p->out.min);
+    free(p->out.x_hat);
+    free(p->out.norm);
+    free(p->out.sparse);
+}
+
+static int take_piece(piece_memory *p, const job *j, kv_shape s, int n)
+{
+    size_t size = (size_t)n * row_of(s), groups = kv_group_count(j->f, s, n);
+    size_t entries = kv_sparse_count(j->f, s, n, 0, j->values);
+    *p = (piece_memory){malloc(size * sizeof(float)),
+                        {malloc(size), calloc(groups, 2), calloc(groups, 2),
+                         malloc(size * sizeof(float)), calloc((size_t)n, sizeof(float)),
+                         malloc((entries + 1) * sizeof(kv_entry))}};
+    return p->rows && p->out.codes && p->out.scale && p->out.min && p->out.x_hat && p->out.norm &&
+           p->out.sparse;
+}
+
+/* Rows of the piece, rounded on arrival, and what comes back to where attention reads it. */
+static int quantize_piece(const job *j, piece_memory *p, kv_shape s, int first, int head, int n,
+                          kv_error *err)
+{
+    kv_shape all = j->w->model->shape;
+    size_t row = row_of(all), width = row_of(s), at = (size_t)(head * all.head_size);
+    kv_limits limits = j->w->limits[j->values];
+    size_t constants = (size_t)j->layer * row + at;
+    kv_rows in = {p->rows, j->w->flags + first, s, n, j->values, NULL, NULL};
+    if (j->f->is_static && limits.lo) {
+        in.lo = limits.lo + constants;
+        in.hi = limits.hi + constants;
+    }
+    for (int t = 0; t < n; t++) {
+        float *to = p->rows + (size_t)t * width;
+        memcpy(to, j->from + (size_t)(first + t) * row + at, width * sizeof *to);
+        if (j->w->kernels->round_half(to, to, width)) return 1;
+    }
+    int bad = kv_quantize(&p->out, &in, j->f, err);
+    for (int t = 0; t < n && !bad; t++)
+        memcpy(j->x + (size_t)(first + t) * row + at, p->out.x_hat + (size_t)t * width,
+               width * sizeof *j->x);
+    return bad;
+}
+
+static void ref_piece(void *arg, int task, int worker)
+{
+    const job *j = arg;
+    (void)worker;
+    kv_shape s = j->w->model->shape;
+    int across = s.kv_heads / j->heads, first = task / across * j->tokens;
+    int head = task % across * j->heads, n = j->n - first < j->tokens ? j->n - first : j->tokens;
+    piece_memory p;
+    s.heads = s.kv_heads = j->heads;
+    if (take_piece(&p, j, s, n))
+        j->bad[task] = quantize_piece(j, &p, s, first, head, n, &j->why[task]);
+    else
+        j->bad[task] = no_memory("quantizing", &j->why[task]);
+    free_piece(&p);
+}
+
+/* Cuts the window into pieces for ref/; returns how many. */
+static int cut(job *j)
+{
+    const kv_format *f = j->f;
+    kv_shape s = j->w->model->shape;
+    int per_token = f->axis == KV_PER_TOKEN, run = per_token ? 1 : f->group ? f->group : j->n;
+    j->heads = s.kv_heads;
+    if (run >= j->n || (f->outliers && !j->values)) {
+        int whole_rows = f->norm || kv_format_blocks(f) || (f->outliers && j->values) ||
+                         (per_token && !f->group);
+        j->tokens = j->n;
+        j->heads = whole_rows ? s.kv_heads : 1;
+    } else {
+        j->tokens = (ROWS + run - 1) / run * run;
+    }
+    return (j->n + j->tokens - 1) / j->tokens * (s.kv_heads / j->heads);
+}
+
+/* Finds what could not be stored. Only after a failure. */
+static int explain(const job *j, int pieces, kv_error *err)
+{
+    const tm_window *w = j->w;
+    size_t row = row_of(w->model->shape), size = (size_t)j->n * row;
+    const char *what = j->values ? "values" : "keys";
+    int wide = j->f->kind == KV_BF16 || j->f->kind == KV_F32;
     for (size_t i = 0; i < size; i++)
-        if (!(fabsf(from[i]) < 65520) && (!isfinite(from[i]) || w->format[which].kind <= KV_F16))
+        if (!(fabsf(j->from[i]) < 65520) && (!isfinite(j->from[i]) || !wide))
             return kv_fail(err, KV_FAIL_RUN, "layer %d: cannot store %g in the %s of token %zu: "
-                           "%s", layer, (double)from[i], what, i / row_of(w->model->shape),
-                           isfinite(from[i]) ? "binary16 holds at most 65504"
-                                             : "it is not finite");
-    return kv_fail(err, KV_FAIL_RUN, "layer %d: cannot quantize the %s", layer, what);
+                           "%s", j->layer, (double)j->from[i], what, i / row,
+                           isfinite(j->from[i]) ? "binary16 holds at most 65504"
+                                                : "it is not finite");
+    for (int i = 0; i < pieces && j->why; i++)
+        if (j->bad[i])
+            return kv_fail(err, j->bad[i], "layer %d, %s: %.400s", j->layer, what, j->why[i].text);
+    return kv_fail(err, KV_FAIL_RUN, "layer %d: cannot quantize the %s", j->layer, what);
 }
 
 static int run_job(tm_window *w, int which, const float *from, int layer, int n, kv_error *err)
@@ -187,19 +294,27 @@ static int run_job(tm_window *w, int which, const float *from, int layer, int n,
     const kv_format *f = &w->format[which];
     int row = (int)row_of(w->model->shape), across = (row + WIDTH - 1) / WIDTH;
     int group = f->group ? f->group : n, pieces = (n + ROWS - 1) / ROWS, bad = 0;
-    tm_task *piece = f->kind == KV_INT ? token_piece : plain_piece;
-    if (f->kind == KV_INT && f->axis == KV_PER_CHANNEL) {
+    tm_task *piece = kv_format_coded(f) ? token_piece : plain_piece;
+    job j = {.w = w, .f = f, .from = from, .x = w->x[which], .n = n, .pieces_across = across,
+             .values = which, .layer = layer};
+    if (!is_plain(f)) {
+        piece = ref_piece;
+        pieces = cut(&j);
+        j.why = calloc((size_t)pieces, sizeof *j.why);
+    } else if (kv_format_coded(f) && f->axis == KV_PER_CHANNEL) {
         piece = channel_piece;
         pieces = (n + group - 1) / group * across;
     }
-    job j = {w, f, from, w->x[which], n, across, calloc((size_t)pieces, sizeof *j.bad)};
-    if (!j.bad)
-        return no_memory("quantizing", err);
-    tm_parallel(w->pool, piece, &j, pieces);
-    for (int i = 0; i < pieces; i++)
-        bad |= j.bad[i];
+    j.bad = calloc((size_t)pieces, sizeof *j.bad);
+    if (!j.bad || (piece == ref_piece && !j.why))
+        bad = no_memory("quantizing", err);
+    else
+        tm_parallel(w->pool, piece, &j, pieces);
+    for (int i = 0; i < pieces && !bad; i++)
+        if (j.bad[i]) bad = explain(&j, pieces, err);
     free(j.bad);
-    return bad ? explain(w, which, from, layer, n, err) : KV_OK;
+    free(j.why);
+    return bad;
 }
 
 typedef struct {
@@ -275,10 +390,9 @@ int tm_window_open(tm_window **out, const kv_model *m, const kv_format *keys,
     int bad = kv_format_check(keys, m->shape, 0, err);
     if (!bad)
         bad = kv_format_check(values, m->shape, 1, err);
-    kv_cache_spec whole = {.layers = 1, .shape = m->shape, .rope = m->rope, .keys = *keys,
-                           .values = *values, .capacity = 1, .window = 1};
-    if (!bad && !kv_cache_size(&whole))
-        bad = kv_cache_init(&(kv_cache){0}, &whole, NULL, err);
+    if (!bad && keys->outliers && capacity > 65536)
+        bad = kv_fail(err, KV_FAIL_USAGE, "outliers of keys have a 16-bit index, and a window of %d "
+                      "tokens is longer than 65536", capacity);
     if (!bad && capacity < 1)
         bad = kv_fail(err, KV_FAIL_USAGE, "a window needs at least one token");
     if (bad)
@@ -316,6 +430,12 @@ void tm_window_close(tm_window *w)
     free(w);
 }
 
+void tm_window_limits(tm_window *w, kv_limits keys, kv_limits values)
+{
+    w->limits[0] = keys;
+    w->limits[1] = values;
+}
+
 void tm_window_keep(tm_window *w, const kv_keep *keep)
 {
     w->keep = keep;
@@ -337,33 +457,40 @@ double tm_window_seconds(const tm_window *w)
 }
 
 /* Adds what one sealed store of n tokens holds. */
-static void add_bytes(kv_bytes *b, const kv_format *f, kv_shape s, int n, int kept)
+static void add_bytes(kv_bytes *b, const kv_format *f, kv_shape s, int values, int n, int kept)
 {
-    size_t row = row_of(s);
-    if (f->kind != KV_INT) {
+    size_t row = row_of(s), groups = kv_group_count(f, s, n), words = 0;
+    if (!kv_format_coded(f)) {
         b->recent += row * (size_t)n * (f->kind == KV_F32 ? 4 : 2);
         return;
     }
     kv_grouping g = kv_group_layout(f, s, n);
-    size_t groups = kv_group_count(f, s, n), words = 0;
-    if (f->axis == KV_PER_TOKEN)
+    if (f->axis == KV_PER_TOKEN && !kv_format_blocks(f))
         words = groups * (size_t)kv_packed_words(g.length, f->bits);
     for (int t = 0; f->axis == KV_PER_CHANNEL && t < n; t += g.length)
         words += (size_t)g.across *
                  (size_t)kv_packed_words(n - t < g.length ? n - t : g.length, f->bits);
     b->codes += words * sizeof(uint32_t);
-    b->scales += groups * (f->symmetric ? 1 : 2) * sizeof(uint16_t);
-    b->kept += row * (size_t)kept * sizeof(uint16_t);
+    if (kv_format_blocks(f)) {
+        size_t scale = (size_t)kv_block_scale_bytes(f->kind);
+        b->codes += groups * ((size_t)kv_block_bytes(f->kind) - scale);
+        b->scales += groups * scale;
+    } else if (!f->is_static) {
+        b->scales += groups * (kv_format_has_min(f) ? 2 : 1) * sizeof(uint16_t);
+    }
+    b->norms += f->norm ? (size_t)n * sizeof(float) : 0;
+    b->outliers += kv_sparse_count(f, s, n, kept, values) * sizeof(kv_entry);
+    b->kept += f->exclusion == KV_KEPT_EXCLUDE_ONLY ? 0 : row * (size_t)kept * sizeof(uint16_t);
 }
 
 kv_bytes tm_window_bytes(const tm_window *w, int layer)
 {
-    kv_bytes b = {0, 0, 0, 0, 0};
+    kv_bytes b = {0};
     for (int i = 0; i < 2; i++)
-        add_bytes(&b, &w->format[i], w->model->shape, w->tokens, w->kept[layer]);
-    if (w->format[0].kind == KV_INT || w->format[1].kind == KV_INT)
+        add_bytes(&b, &w->format[i], w->model->shape, i, w->tokens, w->kept[layer]);
+    if (kv_format_coded(&w->format[0]) || kv_format_coded(&w->format[1]))
         b.kept += (size_t)w->kept[layer] * sizeof(int);
-    b.total = b.codes + b.scales + b.kept + b.recent;
+    b.total = b.codes + b.scales + b.norms + b.outliers + b.kept + b.recent;
     return b;
 }
 
@@ -403,7 +530,8 @@ static kv_cache_spec cache_spec(const kv_model *m, const tm_stream_spec *spec)
 {
     return (kv_cache_spec){.layers = m->layers, .shape = m->shape, .rope = m->rope,
                            .keys = spec->keys, .values = spec->values, .recent = spec->recent,
-                           .capacity = spec->capacity, .kept_capacity = spec->kept};
+                           .capacity = spec->capacity, .kept_capacity = spec->kept,
+                           .key_limits = spec->key_limits, .value_limits = spec->value_limits};
 }
 
 static int take_prefill(tm_stream *s, kv_error *err)
@@ -517,27 +645,25 @@ static void fill_layer(void *arg, int layer, int worker)
     const filling *f = arg;
     tm_stream *s = f->s;
     (void)worker;
-    size_t row = row_of(s->model->shape), n = (size_t)s->spec.capacity;
-    size_t longest = row > n ? row : n;
     kv_cache own = s->cache;
-    own.scratch = malloc(longest * sizeof *own.scratch);
-    own.codes = malloc(longest);
-    own.flags = malloc(longest);
+    void *work = malloc(kv_cache_work_size(&own.spec));
     const int *kept = NULL;
     int count = 0;
     if (f->keep && layer < f->keep->layers) {
         kept = f->keep->position + (size_t)layer * (size_t)f->keep->capacity;
         count = f->keep->count[layer];
     }
-    if (!own.scratch || !own.codes || !own.flags)
+    if (work)
+        kv_cache_work_init(&own.work, &own.spec, work);
+    if (!work)
         no_memory("quantizing", &f->err[layer]);
     else if (s->k)
         kv_cache_append(&own, layer, s->k + (size_t)layer * layer_floats(s),
                         s->v + (size_t)layer * layer_floats(s), kept, count, s->tokens[layer],
                         &f->err[layer]);
-    free(own.scratch);
-    free(own.codes);
-    free(own.flags);
+    if (work)
+        kv_cache_settle(&own, layer);
+    free(work);
 }
 
 int tm_stream_begin_decode(tm_stream *s, const kv_keep *keep, kv_error *err)
@@ -666,7 +792,7 @@ int tm_stream_tokens(const tm_stream *s)
 
 kv_bytes tm_stream_bytes(const tm_stream *s, int layer)
 {
-    return s->decoding ? kv_cache_bytes(&s->cache, layer) : (kv_bytes){0, 0, 0, 0, 0};
+    return s->decoding ? kv_cache_bytes(&s->cache, layer) : (kv_bytes){0};
 }
 
 const kv_cache *tm_stream_cache(const tm_stream *s)

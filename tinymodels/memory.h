@@ -34,6 +34,10 @@ int tm_window_open(tm_window **out, const kv_model *m, const kv_format *keys,
                    const kv_format *values, int capacity, tm_pool *pool, kv_error *err);
 void tm_window_close(tm_window *w); /* NULL is harmless */
 
+/* Ranges [layers][Hk*D] of static formats, the caller's; without them a static format is a usage
+ * error of the first window. */
+void tm_window_limits(tm_window *w, kv_limits keys, kv_limits values);
+
 /* The tokens kept in the windows to come; NULL: none. The caller's, and used until it is changed.
  * Positions outside a window count for nothing. */
 void tm_window_keep(tm_window *w, const kv_keep *keep);
@@ -59,6 +63,7 @@ typedef struct {
     int recent;   /* R */
     int capacity; /* tokens at most, prefill included */
     int kept;     /* kept tokens per layer at most */
+    kv_limits key_limits, value_limits; /* static formats, as in kv_cache_spec */
 } tm_stream_spec;
 
 /* fast NULL: one thread, and answers by kv_decode; else answers by tm_fast_decode, whatever backend

@@ -19,8 +19,9 @@ struct tm_sequence {
 int tm_sequence_open(tm_sequence **out, const tm_engine *e, tm_fast *fast,
                      const tm_sequence_spec *spec, kv_error *err)
 {
-    tm_stream_spec stream = {spec->keys, spec->values, spec->recent, spec->capacity,
-                             spec->keep.kind == KV_KEEP_NONE ? 0 : spec->capacity};
+    tm_stream_spec stream = {.keys = spec->keys, .values = spec->values, .recent = spec->recent,
+                             .capacity = spec->capacity,
+                             .kept = spec->keep.kind == KV_KEEP_NONE ? 0 : spec->capacity};
     tm_sequence *s = calloc(1, sizeof *s);
     *out = NULL;
     if (!s) return kv_fail(err, KV_FAIL_RUN, "not enough memory for a sequence");
