@@ -469,21 +469,21 @@ void kv_cache_settle(kv_cache *c, int layer)
 }
 
 //@ refuse: Check rows before anything is changed
-/* KIVI's range, the difference of two numbers, must fit as well. */
+/* KIVI's range, the difference of two numbers, must fit as well, and what its
+ * steps add up to again. */
 static int check_rows(const kv_store *st, const float *x, int n,
                       const char *what, kv_error *err)
 {
     size_t size = (size_t)n * (size_t)row_size(st);
     int bad = kv_check_finite(x, size, what, err);
     int wide = st->format.kind == KV_F32 || st->format.kind == KV_BF16;
-    float limit = st->format.kivi ? 32752 : 65504;
-    float next = st->format.kivi ? 32760 : 65520; /* rounds to more */
+    float limit = st->format.kivi ? 32000 : 65504;
+    float next = st->format.kivi ? 32008 : 65520; /* rounds to more */
     for (size_t i = 0; i < size && !bad && !wide; i++)
         if (!(fabsf(x[i]) < next))
-            bad = kv_fail(err, KV_FAIL_RUN, "%s: element %zu is %g; %s holds "
-                          "at most %g", what, i, x[i],
-                          st->format.kivi ? "half the range of binary16"
-                                          : "binary16", limit);
+            bad = kv_fail(err, KV_FAIL_RUN, "%s: element %zu is %g; %s "
+                          "takes at most %g", what, i, x[i],
+                          st->format.kivi ? "kivi" : "binary16", limit);
     return bad;
 }
 

@@ -431,7 +431,8 @@ int kv_quantize_code(float x, uint16_t scale, uint16_t min,
 /* mn, mx = extremes in binary16; s = half(half(mx - mn)/Q); q = rne(clamp(
  * half(half(x - mn)/s), 0, Q)); x^ = half(half(q*s) + mn). s = 0: q = 0.
  * x is rounded to binary16 first. Source: KIVI; the quotient (mx-mn)/Q is that
- * of two halves. */
+ * of two halves. A range for which mx-mn, Q*s or Q*s + mn overflows is
+ * KV_FAIL_RUN where a group is quantized. */
 void kv_kivi_scale(uint16_t *scale, uint16_t *min, float lo, float hi,
                    int bits);
 int kv_kivi_code(float x, uint16_t scale, uint16_t min, int bits);
@@ -670,7 +671,7 @@ void kv_cache_work_init(kv_cache_work *w, const kv_cache_spec *spec,
  * per-channel group as soon as all its tokens have stopped being recent. One
  * append of n equals n appends of one, n = 0 is nothing. KV_FAIL_RUN, and
  * nothing has changed: no room, a number that is not finite or too large for
- * binary16 (before or after `had`; kivi: for half of it, so that no range can
+ * binary16 (before or after `had`; kivi: above 32000, so that no range can
  * overflow), a cache whose short last group has been sealed. */
 int kv_cache_append(kv_cache *c, int layer, const float *k, const float *v,
                     const int *kept, int n_kept, int n, kv_error *err);

@@ -94,6 +94,16 @@ int kv_quantize_code(float x, uint16_t scale, uint16_t min,
     return integer_code(x, s, m, f);
 }
 
+//@ overflow: Find a range too wide for binary16
+/* Only KIVI's can be: it takes differences and sums of two such numbers. */
+static int overflows(uint16_t scale, uint16_t min, const kv_format *f)
+{
+    int top = (1 << f->bits) - 1;
+    return (scale & 0x7c00) == 0x7c00 ||
+           (f->kivi && !(isfinite(kv_kivi_value(top, scale, 0)) &&
+                         isfinite(kv_kivi_value(top, scale, min))));
+}
+
 //@ quantize-group: Quantize one group
 int kv_quantize_marked(uint8_t *codes, uint16_t *scale, uint16_t *min,
                        const float *x, int n, int stride, const kv_format *f,
@@ -111,7 +121,7 @@ int kv_quantize_marked(uint8_t *codes, uint16_t *scale, uint16_t *min,
         kv_block_quantize(codes, scale, &m, x, f->kind);
     } else {
         kv_group_scale(scale, &m, lo, hi, f);
-        if ((*scale & 0x7c00) == 0x7c00) /* KIVI's range, or odd constants */
+        if (overflows(*scale, m, f))
             return kv_fail(err, KV_FAIL_RUN, "cannot quantize %g to %g: the "
                            "range overflows binary16", lo, hi);
         for (int i = 0; i < n; i++) {

@@ -53,3 +53,17 @@ Test(kivi, constant_groups_and_large_quotients)
     cr_expect_eq(kv_quantize_code(60000, kv_half_from_float(0x1p-10f), 0, &f), 3);
     cr_expect_eq(kv_quantize_code(-60000, kv_half_from_float(0x1p-10f), 0, &f), 0);
 }
+
+Test(kivi, ranges_that_binary16_cannot_hold)
+{
+    const float ends[][2] = {{60000, -60000}, {32752, -32752}};
+    for (int i = 0; i < 2; i++) {
+        kv_format f;
+        kv_error e = {0};
+        uint8_t codes[2];
+        uint16_t s, m;
+        kv_format_parse(&f, "2:token:all:kivi", NULL);
+        cr_expect_eq(kv_quantize_group(codes, &s, &m, ends[i], NULL, 2, 1, &f, &e), KV_FAIL_RUN);
+        cr_expect(strstr(e.text, "overflows"), "%s", e.text);
+    }
+}
