@@ -154,8 +154,9 @@ static double run_by_cache(float *logits, const tm_eval_spec *s, const kv_keep *
     static float hidden[CTX * TINY_WIDTH], work[200000];
     kv_error err;
     by_cache c = {.keep = keep};
-    kv_cache_spec spec = {TINY_LAYERS, m.model.shape, m.model.rope, s->keys, s->values, 0, CTX, CTX,
-                          1};
+    kv_cache_spec spec = {.layers = TINY_LAYERS, .shape = m.model.shape, .rope = m.model.rope,
+                          .keys = s->keys, .values = s->values, .capacity = CTX,
+                          .kept_capacity = CTX, .window = 1};
     void *memory = calloc(1, kv_cache_size(&spec));
     cr_assert(eq(int, kv_cache_init(&c.cache, &spec, memory, &err), 0));
     kv_memory mem = {&c, attend_by_cache};
