@@ -222,6 +222,20 @@ Test(test_sweep, a_cell_is_what_eval_gives)
     expect_same_as_eval("long/f16/none", "--ctx 127");
 }
 
+/* A rule and the name that stands for it are one measurement. */
+Test(test_sweep, an_alias_is_not_measured_twice)
+{
+    write_file("a.spec", HEAD TEXTS FORMATS "texts verse\nformats k2v2\n"
+               "keeps none kvsink:best " KV_KEEP_BEST "\n");
+    cJSON *root = run_json("sweep a.spec --json");
+    cr_expect(number(root, "measured") == 2);
+    cJSON_Delete(root);
+    char *table = contents("a/table.md");
+    cr_expect(strstr(table, "`kvsink:best` stands for") != NULL, "%s", table);
+    cr_expect(strstr(table, "not measured yet") == NULL, "%s", table);
+    free(table);
+}
+
 /* Rules at the same mean number of kept rows, window by window within one. */
 Test(test_sweep, a_matched_rule_keeps_as_many_rows)
 {

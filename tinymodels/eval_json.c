@@ -1,6 +1,7 @@
 /* Results of evaluations as JSON, see eval_json.h. */
 #include "eval_json.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,13 +29,22 @@ enum { COLUMNS = sizeof column / sizeof *column, NUMBERS = sizeof number / sizeo
 
 /* ---------------------------------------------------------------- writing */
 
+/* Nine digits are more than any of these is worth, and half the file. */
+static cJSON *nine_digits(double x)
+{
+    char text[40];
+    if (!isfinite(x)) return cJSON_CreateNull();
+    snprintf(text, sizeof text, "%.9g", x);
+    return cJSON_CreateRaw(text);
+}
+
 static void add_column(cJSON *to, const char *name, const tm_eval_window *each, int n,
                        size_t offset)
 {
     cJSON *array = cJSON_AddArrayToObject(to, name);
     for (int i = 0; i < n; i++) {
         const char *at = (const char *)&each[i] + offset;
-        cJSON_AddItemToArray(array, cJSON_CreateNumber(*(const double *)at));
+        cJSON_AddItemToArray(array, nine_digits(*(const double *)at));
     }
 }
 
@@ -46,11 +56,18 @@ static void add_octaves(cJSON *to, const tm_eval_result *r)
         cJSON *row = cJSON_CreateObject();
         cli_json_add_int(row, "octave", o);
         cli_json_add_int(row, "tokens", r->octave[o].tokens);
-        cli_json_add_number(row, "loss16", r->octave[o].loss16);
-        cli_json_add_number(row, "loss", r->octave[o].loss);
-        cli_json_add_number(row, "kl", r->octave[o].kl);
+        cJSON_AddItemToObject(row, "loss16", nine_digits(r->octave[o].loss16));
+        cJSON_AddItemToObject(row, "loss", nine_digits(r->octave[o].loss));
+        cJSON_AddItemToObject(row, "kl", nine_digits(r->octave[o].kl));
         cJSON_AddItemToArray(array, row);
     }
+}
+
+static cJSON *kinds(const double *x)
+{
+    cJSON *array = cJSON_CreateArray();
+    for (int i = 0; i < TM_TOKEN_KINDS; i++) cJSON_AddItemToArray(array, nine_digits(x[i]));
+    return array;
 }
 
 /* Per layer [at sinks, elsewhere]. */
@@ -61,12 +78,10 @@ static void add_layers(cJSON *to, const tm_eval_result *r, const tm_layer_error 
         cJSON *array = cJSON_AddArrayToObject(layers, error[i].name);
         for (int l = 0; l < n; l++) {
             const char *at = (const char *)&layer[l] + error[i].offset;
-            cJSON_AddItemToArray(array, cJSON_CreateDoubleArray((const double *)at,
-                                                                TM_TOKEN_KINDS));
+            cJSON_AddItemToArray(array, kinds((const double *)at));
         }
     }
-    cJSON_AddItemToObject(to, "logits_error",
-                          cJSON_CreateDoubleArray(r->logits_error, TM_TOKEN_KINDS));
+    cJSON_AddItemToObject(to, "logits_error", kinds(r->logits_error));
 }
 
 void eval_json_add(cJSON *to, const eval_record *r)

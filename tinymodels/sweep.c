@@ -23,6 +23,7 @@ typedef struct {
     uint64_t *text_hash;
     sweep_results old;  /* what the log had */
     sweep_log log;
+    char *wanted;       /* [cells] 1: to be measured */
     int *choice;        /* [n_keeps] number of a rule among those of the base, or -1 */
     /* progress, in passes over windows */
     double passes, done, weight; /* in all, finished, of the cell in progress */
@@ -58,8 +59,9 @@ static uint64_t hash_text(uint64_t hash, const char *text)
 
 static int uses_profile(const sweep_spec *s, const sweep_cell *c)
 {
-    const tm_choice *keep = &s->keep[c->keep];
-    return tm_choice_needs_profile(keep) || c->layers;
+    const sweep_format *f = &s->format[c->format];
+    return tm_choice_needs_profile(&s->keep[c->keep]) || f->keys.is_static || f->values.is_static ||
+           c->layers;
 }
 
 static int windows_of(const sweep *w, const sweep_cell *c)
@@ -74,7 +76,7 @@ static void identify(char *id, size_t size, const sweep *w, const sweep_cell *c)
 {
     const sweep_spec *s = w->job->spec;
     const sweep_format *f = &s->format[c->format];
-    char numbers[200];
+    char numbers[200], keep[1024];
     uint64_t hash = w->text_hash[c->text], model = w->s.weights->hash;
     snprintf(numbers, sizeof numbers, "%d %d %d %d %016llx %016llx", s->text[c->text].ctx,
              windows_of(w, c), s->text[c->text].stream, f->recent, (unsigned long long)model,
@@ -82,7 +84,7 @@ static void identify(char *id, size_t size, const sweep *w, const sweep_cell *c)
     hash = hash_text(hash, numbers);
     hash = hash_text(hash, f->keys_text);
     hash = hash_text(hash, f->values_text);
-    hash = hash_text(hash, s->keep_text[c->keep]);
+    hash = hash_text(hash, sweep_keep(keep, sizeof keep, s, c->keep));
     if (f->kept) hash = hash_text(hash, sweep_kept_name[f->kept]);
     snprintf(id, size, "%016llx", (unsigned long long)hash);
 }
@@ -177,22 +179,24 @@ static int write_pieces(const sweep *w, kv_error *err)
 static int is_repeated(const sweep *w, int i)
 {
     const sweep_cell *c = &w->job->cell[i];
+    char id[20], other[20];
+    identify(id, sizeof id, w, c);
     for (int j = 0; j < i; j++) {
-        const sweep_cell *o = &w->job->cell[j];
-        if (o->text == c->text && o->format == c->format && o->keep == c->keep &&
-            windows_of(w, o) == windows_of(w, c) && o->layers >= c->layers) return 1;
+        if (w->job->cell[j].layers < c->layers || w->job->cell[j].text != c->text) continue;
+        identify(other, sizeof other, w, &w->job->cell[j]);
+        if (!strcmp(id, other)) return 1;
     }
     return 0;
 }
 
-/* Is it still to be measured? */
-static int is_wanted(const sweep *w, int i)
+static void find_wanted(sweep *w)
 {
-    char id[20];
-    if (is_repeated(w, i)) return 0;
-    if (w->job->done) return 1; /* whoever takes the results wants all */
-    identify(id, sizeof id, w, &w->job->cell[i]);
-    return !sweep_results_find(&w->old, w->job->spec, &w->job->cell[i], id);
+    for (int i = 0; i < w->job->cells; i++) {
+        char id[20];
+        const sweep_cell *c = &w->job->cell[i];
+        identify(id, sizeof id, w, c);
+        w->wanted[i] = !is_repeated(w, i) && !sweep_results_find(&w->old, w->job->spec, c, id);
+    }
 }
 
 /* Work of a cell, counted in passes, once the 16-bit side is there. */
@@ -206,7 +210,7 @@ static int most_windows(const sweep *w, int text)
 {
     int most = 0;
     for (int i = 0; i < w->job->cells; i++)
-        if (w->job->cell[i].text == text && is_wanted(w, i) &&
+        if (w->job->cell[i].text == text && w->wanted[i] &&
             windows_of(w, &w->job->cell[i]) > most) most = windows_of(w, &w->job->cell[i]);
     return most;
 }
@@ -214,7 +218,7 @@ static int most_windows(const sweep *w, int text)
 static void count_work(sweep *w)
 {
     for (int i = 0; i < w->job->cells; i++)
-        if (is_wanted(w, i)) w->passes += work_of(w, &w->job->cell[i]);
+        if (w->wanted[i]) w->passes += work_of(w, &w->job->cell[i]);
     for (int t = 0; t < w->job->spec->n_texts; t++) w->passes += most_windows(w, t);
 }
 
@@ -308,7 +312,7 @@ static int list_choices(sweep *w, int text, tm_choice *choice, int *layers)
     for (int k = 0; k < w->job->spec->n_keeps; k++) w->choice[k] = -1;
     for (int i = 0; i < w->job->cells; i++) {
         const sweep_cell *c = &w->job->cell[i];
-        if (c->text != text || !is_wanted(w, i)) continue;
+        if (c->text != text || !w->wanted[i]) continue;
         *layers |= c->layers;
         if (w->choice[c->keep] >= 0) continue;
         choice[n] = w->job->spec->keep[c->keep];
@@ -330,7 +334,7 @@ static int measure_text(sweep *w, int text, kv_error *err)
     int code = n ? tm_base_open(&base, &spec, &w->e, w->s.fast, w->text[text].window,
                                 most_windows(w, text), err) : KV_OK;
     for (int i = 0; i < w->job->cells && n && !code; i++)
-        if (w->job->cell[i].text == text && is_wanted(w, i))
+        if (w->job->cell[i].text == text && w->wanted[i])
             code = measure(w, &w->job->cell[i], base, err);
     tm_base_close(base);
     free(choice);
@@ -348,7 +352,8 @@ static int open_all(sweep *w, const cli_common *common, kv_error *err)
     w->text = calloc((size_t)s->n_texts, sizeof *w->text);
     w->text_hash = calloc((size_t)s->n_texts, sizeof *w->text_hash);
     w->choice = calloc((size_t)s->n_keeps + 1, sizeof *w->choice);
-    if (!w->text || !w->text_hash || !w->choice)
+    w->wanted = calloc((size_t)w->job->cells + 1, 1);
+    if (!w->text || !w->text_hash || !w->choice || !w->wanted)
         return kv_fail(err, KV_FAIL_RUN, "not enough memory for the sweep");
     if (s->profile) {
         char *text;
@@ -372,6 +377,7 @@ int sweep_run(const sweep_job *job, const cli_common *common, int *measured, kv_
     cli_common own = *common;
     own.positional = job->spec->model;
     int code = open_all(&w, &own, err);
+    if (!code) find_wanted(&w);
     if (!code) count_work(&w);
     for (int t = 0; t < job->spec->n_texts && !code; t++) code = measure_text(&w, t, err);
     cli_progress_clear();
@@ -382,6 +388,7 @@ int sweep_run(const sweep_job *job, const cli_common *common, int *measured, kv_
     free(w.text);
     free(w.text_hash);
     free(w.choice);
+    free(w.wanted);
     tm_profile_free(&w.profile);
     if (w.s.tok) session_close(&w.s);
     return code;

@@ -32,14 +32,31 @@ void sweep_describe(char *text, size_t size, const sweep_spec *s, const sweep_ce
 {
     const sweep_text *t = &s->text[c->text];
     const sweep_format *f = &s->format[c->format];
+    char keep[1024];
     snprintf(text, size, "text %s join %s ctx %d windows %d bos %s stream %d special %d keys %s"
              " values %s recent %d%s%s keep %s", t->name, t->join ? t->join : "no", t->ctx,
              asked_windows(s, c), t->bos < 0 ? "default" : text_bos_name[t->bos], t->stream,
              t->special, f->keys_text, f->values_text, f->recent, f->kept ? " kept " : "",
-             f->kept ? sweep_kept_name[f->kept] : "", s->keep_text[c->keep]);
+             f->kept ? sweep_kept_name[f->kept] : "",
+             sweep_keep(keep, sizeof keep, s, c->keep));
 }
 
 /* ---------------------------------------------------------------- writing */
+
+/* The tokens that are kept, and each in how many layers. */
+static void add_marks(cJSON *to, const sweep_result *r)
+{
+    cJSON *marked = cJSON_AddObjectToObject(to, "marked");
+    cJSON *at = cJSON_CreateArray(), *layers = cJSON_CreateArray();
+    cli_json_add_int(marked, "tokens", r->marks);
+    for (int t = 0; t < r->marks; t++) {
+        if (!r->e.mark[t]) continue;
+        cJSON_AddItemToArray(at, cJSON_CreateNumber(t));
+        cJSON_AddItemToArray(layers, cJSON_CreateNumber(r->e.mark[t]));
+    }
+    cJSON_AddItemToObject(marked, "at", at);
+    cJSON_AddItemToObject(marked, "layers", layers);
+}
 
 static cJSON *to_json(const sweep_result *r)
 {
@@ -56,7 +73,7 @@ static cJSON *to_json(const sweep_result *r)
     cli_json_add_int(root, "model_layers", r->depth);
     cli_json_add_number(root, "seconds", r->seconds);
     eval_json_add(root, &r->e);
-    if (r->marks) cJSON_AddItemToObject(root, "marked", cli_json_ints(r->e.mark, r->marks));
+    if (r->marks) add_marks(root, r);
     return root;
 }
 
@@ -73,11 +90,18 @@ static char *text_of(const cJSON *object, const char *name, int *ok)
 
 static void read_marks(sweep_result *r, const cJSON *root)
 {
-    const cJSON *array = cJSON_GetObjectItemCaseSensitive(root, "marked"), *x;
-    if (!cJSON_IsArray(array) || cJSON_GetArraySize(array) > SWEEP_MARKS) return;
-    r->e.mark = calloc((size_t)cJSON_GetArraySize(array) + 1, sizeof *r->e.mark);
+    const cJSON *marked = cJSON_GetObjectItemCaseSensitive(root, "marked");
+    const cJSON *at = cJSON_GetObjectItemCaseSensitive(marked, "at"), *x;
+    const cJSON *layers = cJSON_GetObjectItemCaseSensitive(marked, "layers");
+    int ok = 1, tokens = (int)eval_json_number(marked, "tokens", &ok), i = 0;
+    if (!ok || tokens < 1 || tokens > SWEEP_MARKS) return;
+    r->e.mark = calloc((size_t)tokens, sizeof *r->e.mark);
     if (!r->e.mark) return;
-    cJSON_ArrayForEach(x, array) r->e.mark[r->marks++] = x->valueint;
+    r->marks = tokens;
+    cJSON_ArrayForEach(x, at) {
+        const cJSON *n = cJSON_GetArrayItem(layers, i++);
+        if (n && x->valueint >= 0 && x->valueint < tokens) r->e.mark[x->valueint] = n->valueint;
+    }
 }
 
 static int from_json(sweep_result *r, const cJSON *root)

@@ -469,3 +469,11 @@ int sweep_spec_cells(sweep_cell *cell, const sweep_spec *s)
     }
     return n;
 }
+
+char *sweep_keep(char *text, size_t size, const sweep_spec *s, int keep)
+{
+    const char *from = s->keep_text[keep], *alias = strstr(from, "kvsink:best");
+    if (alias) snprintf(text, size, "%.*s%s%s", (int)(alias - from), from, KV_KEEP_BEST, alias + 11);
+    else snprintf(text, size, "%s", from);
+    return text;
+}

@@ -84,6 +84,9 @@ typedef struct {
 int sweep_spec_read(sweep_spec **out, const char *path, kv_error *err);
 void sweep_spec_free(sweep_spec *s); /* NULL is harmless */
 
+/* The rule as it is, with what kvsink:best stands for in its place. Returns text. */
+char *sweep_keep(char *text, size_t size, const sweep_spec *s, int keep);
+
 /* All cells of all groups; the number, or -1: no memory. cell NULL: only counts. */
 int sweep_spec_cells(sweep_cell *cell, const sweep_spec *s);
 

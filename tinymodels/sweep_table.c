@@ -189,8 +189,10 @@ static void print_distinct(FILE *f, const sweep_row *row, int n, int model)
     }
 }
 
-static void print_closing(FILE *f, const sweep_row *row, int n)
+static void print_closing(FILE *f, const sweep_spec *s, const sweep_row *row, int n)
 {
+    int named = 0;
+    for (int i = 0; i < s->n_keeps; i++) named |= strstr(s->keep_text[i], "kvsink:best") != NULL;
     int comparisons = 0, missing = 0, windows = 0;
     for (int i = 0; i < n; i++) {
         difference d;
@@ -208,6 +210,7 @@ static void print_closing(FILE *f, const sweep_row *row, int n)
                 all / one, windows);
     }
     if (missing) fprintf(f, "%d of %d cells are not measured yet.\n\n", missing, n);
+    if (named) fprintf(f, "`kvsink:best` stands for `%s`.\n\n", KV_KEEP_BEST);
     fprintf(f, "Model: ");
     print_distinct(f, row, n, 1);
     fprintf(f, ". Measured at commit ");
@@ -228,7 +231,7 @@ static int write_markdown(const sweep_spec *s, const sweep_row *row, int n, cons
         print_group(o.f, s, row, i, to, cell);
     }
     if (!code) {
-        print_closing(o.f, row, n);
+        print_closing(o.f, s, row, n);
         code = tm_out_close(&o, err);
     }
     free(cell);
