@@ -6,6 +6,8 @@
  *
  *   k01  one warp walks all tokens of a query head, one element at a time
  *   k02  many warps share the tokens; a second kernel joins what they found
+ *   k03  tensor cores multiply, codes being their operands as they lie there;
+ *        query heads that share a KV head are columns of one matrix
  *
  * layout.h says where everything lies. Each version answers every shape,
  * format and length unless its launcher says otherwise. */
@@ -49,7 +51,9 @@ KV_DEVICE Sequence read_sequence(const Decode &d, int s) {
     q.keys = clamp(keys, q.values);
     q.kept = clamp(kept, p.kept_capacity);
     bool wrong = q.tokens != tokens || q.values != values || q.keys != keys ||
-                 q.kept != kept || (keys % 16 && keys != tokens);
+                 q.kept != kept ||
+                 (keys % p.tile.key_group && keys != tokens);
+    q.keys = wrong ? 0 : q.keys; /* whole groups, or all */
     if (q.tokens - q.keys > p.window) {
         wrong = true;
         q.tokens = q.keys + p.window;
@@ -281,6 +285,565 @@ __global__ void join(const __grid_constant__ Decode d) {
     d.out[(size_t(s) * d.heads + head) * D + c] = total > 0 ? sum / total : 0;
 }
 
+//@ fields: Unpack 16 matrices of codes into tensor-core operands
+/* 16 fields are BITS quads. A code stays where it lies in its half: with
+ * nothing above it, the half is a subnormal binary16 number, code * 2^(p-24)
+ * if the lowest bit is bit p. No conversion, and no bias to take away; the
+ * power of two is made up for elsewhere. Codes must end below bit 10, where
+ * the exponent begins, so the upper byte of each half is shifted down. */
+KV_BOTH constexpr int field_shift(int bits, int field) {
+    return bits == 3 ? 0 : bits * (field % (8 / bits));
+}
+KV_BOTH constexpr int top_shift(int bits) {
+    return bits == 3 ? 0 : 8 - bits;
+}
+
+template <int BITS> KV_DEVICE uint32_t field_of(const uint32_t *w, int field) {
+    constexpr uint32_t ones = ((1u << BITS) - 1) * 0x10001u;
+    if constexpr (BITS == 3) {
+        if (field == 15)
+            return (w[0] >> 15 & 0x10001u) | (w[4] >> 14 & 0x20002u) |
+                   (w[8] >> 13 & 0x40004u);
+        return w[field / 5 * 4] >> (field % 5 * 3) & ones;
+    } else {
+        constexpr int fields = 16 / BITS, low = 8 / BITS;
+        uint32_t v = w[field / fields * 4];
+        v = field % fields >= low ? v >> 8 : v;
+        return v & ones << field_shift(BITS, field);
+    }
+}
+
+//@ quads: Load the quads of 16 fields, and hand out operand A
+template <int BITS> struct Quads {
+    uint32_t w[BITS * 4];
+};
+
+KV_DEVICE uint4 load16(const void *p) {
+    return *static_cast<const uint4 *>(p);
+}
+
+template <int BITS>
+KV_DEVICE void load_quads(Quads<BITS> &q, const uint8_t *codes, int chunk) {
+#pragma unroll
+    for (int i = 0; i < BITS; i++) {
+        uint4 v = load16(codes + ((chunk * BITS + i) * 32 + threadIdx.x % 32) *
+                                     16);
+        q.w[4 * i] = v.x, q.w[4 * i + 1] = v.y;
+        q.w[4 * i + 2] = v.z, q.w[4 * i + 3] = v.w;
+    }
+}
+
+template <int BITS>
+KV_DEVICE void operand(uint32_t *a, const Quads<BITS> &q, int field) {
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        a[i] = field_of<BITS>(q.w + i, field);
+}
+
+//@ warp: Hold what a warp of tensor-core work carries along
+/* Lane 4r+j. Of operand B, the queries, it holds channels of head r; of
+ * results it holds heads 2j and 2j+1. Heads beyond the group are zero. A CHUNK
+ * is 16 matrices of keys and 16 of values: 32 tokens of 128 channels or 64 of
+ * 64. MT is its number of 16 tokens, KT that of 16 channels. */
+template <int D, int CG> struct Warp {
+    static constexpr int KT = D / 16, MT = 16 / KT;
+    uint32_t q[2 * KT];      /* query, scaled by a power of two */
+    uint32_t folded[2 * KT]; /* the same times the scales of a group */
+    float unit[2];           /* what 1 of a score of q is worth, in log2 */
+    float offset[2];         /* of a group: the minima's part of a score */
+    float max[2];            /* largest score so far, in log2 */
+    float sum[KT][4];        /* rows: channels; columns: heads */
+    float low[(CG + 1) / 2][4]; /* sums of p * minimum, two groups each */
+    float weight[4];         /* sums of p (CG = 1: lower half of low) */
+};
+
+//@ query: Load the queries, scaled so that no product overflows
+/* The largest |q| of a head is brought to 2^-8..2^-7: times any scale, times
+ * 2^top_shift, it still fits binary16. */
+template <int D, int CG>
+KV_DEVICE void load_query(Warp<D, CG> &w, const Decode &d, int s, int kv_head,
+                          int first, int heads) {
+    int lane = threadIdx.x % 32, r = lane / 4, j = lane % 4;
+    int head = kv_head * (d.heads / d.pool.kv_heads) + first +
+               min(r, heads - 1);
+    const float *q = d.q + (size_t(s) * d.heads + head) * D;
+    float most = 0;
+    for (int c = 8 * j; c < D; c += c % 8 == 7 ? 25 : 1)
+        most = fmaxf(most, fabsf(q[c]));
+    most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
+    most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
+    int e = most > 0 ? int(__float_as_uint(most) >> 23) - 127 + 8 : 0;
+    float scale = r < heads ? exp2f(float(-e)) : 0;
+#pragma unroll
+    for (int i = 0; i < 2 * w.KT; i++) {
+        int c = i / 4 * 32 + 8 * j + i % 4 * 2;
+        w.q[i] = kv_word(__floats2half2_rn(q[c] * scale, q[c + 1] * scale));
+    }
+    float unit = exp2f(float(e)) * 1.44269504f / sqrtf(float(D));
+    w.unit[0] = __shfl_sync(~0u, unit, 8 * j);
+    w.unit[1] = __shfl_sync(~0u, unit, 8 * j + 4);
+    if (!(most < 0x1p100f) && j == 0)
+        atomicMin(d.fault, kv_fault(s) * d.heads + head);
+}
+
+//@ clear: Begin with nothing
+template <int D, int CG> KV_DEVICE void clear(Warp<D, CG> &w) {
+    w.max[0] = w.max[1] = -INFINITY;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        w.weight[i] = 0;
+        for (int k = 0; k < w.KT; k++)
+            w.sum[k][i] = 0;
+        for (int k = 0; k < (CG + 1) / 2; k++)
+            w.low[k][i] = 0;
+    }
+}
+
+//@ fold: Fold the scales of a group of keys into the query
+/* score = sum q (code s + m) = sum (q s) code + sum q m. The first product is
+ * made once for 32 tokens or more; the second, a number for the whole group,
+ * by tensor cores with the minima as every row of A. */
+template <int D, int CG, int BITS>
+KV_DEVICE void fold(Warp<D, CG> &w, const kv_tile &l, const uint8_t *params) {
+    int j = threadIdx.x % 4;
+    float c[4] = {0, 0, 0, 0};
+#pragma unroll
+    for (int b = 0; b < D / 32; b++) {
+        const uint8_t *at = params + (32 * b + 8 * j) * 2;
+        uint4 s = load16(at);
+        uint4 m = l.key_symmetric ? s : load16(at + 2 * D);
+        uint32_t scale[4] = {s.x, s.y, s.z, s.w};
+        uint32_t min0[4] = {m.x, m.x, m.y, m.y}, min1[4] = {m.z, m.z, m.w, m.w};
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int up = top_shift(BITS) - field_shift(BITS, 2 * b + i / 2);
+            __half2 f = __hmul2(kv_half2(w.q[4 * b + i]), kv_half2(scale[i]));
+            if (up)
+                f = __hmul2(f, __float2half2_rn(float(1 << up)));
+            w.folded[4 * b + i] = kv_word(f);
+        }
+        kv_mma(c, min0, w.q[4 * b], w.q[4 * b + 1]);
+        kv_mma(c, min1, w.q[4 * b + 2], w.q[4 * b + 3]);
+    }
+    float factor = l.key_symmetric ? -float(1 << (BITS - 1)) : 1;
+    w.offset[0] = c[0] * factor * w.unit[0];
+    w.offset[1] = c[1] * factor * w.unit[1];
+}
+
+//@ coded-scores: Score a chunk of coded keys
+/* score[m] are rows (tokens) 16m + r and 16m + r + 8, columns 2j and 2j+1. */
+template <int MT> struct Chunk {
+    float score[MT][4];
+    float unit[2], offset[MT / 2][2]; /* of each 32 tokens */
+    uint32_t valid[MT / 2];           /* a bit for each token */
+    uint32_t p[MT][2];                /* weights, as operand B */
+};
+
+template <int D, int CG, int BITS>
+KV_DEVICE void coded_scores(Warp<D, CG> &w, Chunk<Warp<D, CG>::MT> &c,
+                            const Quads<BITS> &q, const kv_tile &l,
+                            const uint8_t *params, int chunk) {
+    constexpr int KT = w.KT, MT = w.MT;
+#pragma unroll
+    for (int m = 0; m < MT; m++) {
+        int token = (chunk * MT + m) * 16;
+        if (m % 2 == 0 && token % l.key_group == 0)
+            fold<D, CG, BITS>(w, l, params + token / l.key_group * D *
+                                         (l.key_symmetric ? 2 : 4));
+        float *x = c.score[m];
+        x[0] = x[1] = x[2] = x[3] = 0;
+#pragma unroll
+        for (int k = 0; k < KT; k++) {
+            uint32_t a[4];
+            operand(a, q, m * KT + k);
+            kv_mma(x, a, w.folded[2 * k], w.folded[2 * k + 1]);
+        }
+        c.offset[m / 2][0] = w.offset[0];
+        c.offset[m / 2][1] = w.offset[1];
+    }
+    constexpr float scale = float(1 << (24 - top_shift(BITS)));
+    c.unit[0] = w.unit[0] * scale, c.unit[1] = w.unit[1] * scale;
+}
+
+//@ rows: Find rows of 16 bits
+/* Row i of a chunk is row (first + i) % modulo of a table. A row that is not
+ * valid may never have been written: another is read in its place. */
+struct Rows {
+    const uint8_t *keys, *values;
+    size_t stride;
+    int first, modulo;
+};
+
+KV_DEVICE Rows rows_at(const kv_pool &p, int s, int head, bool kept,
+                       int first) {
+    int modulo = kept ? p.kept_capacity : p.window, D = p.tile.head_size;
+    size_t at = (size_t(s) * modulo * p.kv_heads + head) * D;
+    const uint16_t *k = kept ? p.kept_keys : p.window_keys;
+    const uint16_t *v = kept ? p.kept_values : p.window_values;
+    return {reinterpret_cast<const uint8_t *>(k + at),
+            reinterpret_cast<const uint8_t *>(v + at),
+            size_t(p.kv_heads) * D * 2, first % modulo, modulo};
+}
+
+template <int MT>
+KV_DEVICE size_t row_offset(const Rows &rows, const Chunk<MT> &c, int i) {
+    if (!(c.valid[i / 32] >> i % 32 & 1)) {
+        i = c.valid[0] ? __ffs(int(c.valid[0])) - 1
+                       : __ffs(int(c.valid[MT / 2 - 1])) - 1 + MT * 16 - 32;
+    }
+    int row = rows.first + i;
+    return size_t(row < rows.modulo ? row : row - rows.modulo) * rows.stride;
+}
+
+//@ row-scores: Score a chunk of keys in 16 bits
+template <int D, int CG>
+KV_DEVICE void row_scores(Warp<D, CG> &w, Chunk<Warp<D, CG>::MT> &c,
+                          const Rows &rows) {
+    int lane = threadIdx.x % 32, r = lane / 4, j = lane % 4;
+#pragma unroll
+    for (int m = 0; m < w.MT; m++) {
+        const uint8_t *k0 = rows.keys + row_offset(rows, c, 16 * m + r);
+        const uint8_t *k1 = rows.keys + row_offset(rows, c, 16 * m + r + 8);
+        float *x = c.score[m];
+        x[0] = x[1] = x[2] = x[3] = 0;
+#pragma unroll
+        for (int b = 0; b < D / 32; b++) {
+            uint4 u = load16(k0 + (32 * b + 8 * j) * 2);
+            uint4 v = load16(k1 + (32 * b + 8 * j) * 2);
+            uint32_t a[4] = {u.x, v.x, u.y, v.y}, e[4] = {u.z, v.z, u.w, v.w};
+            kv_mma(x, a, w.q[4 * b], w.q[4 * b + 1]);
+            kv_mma(x, e, w.q[4 * b + 2], w.q[4 * b + 3]);
+        }
+        c.offset[m / 2][0] = c.offset[m / 2][1] = 0;
+    }
+    c.unit[0] = w.unit[0], c.unit[1] = w.unit[1];
+}
+
+//@ mask: Give tokens that are not there no weight
+template <int MT> KV_DEVICE void mask(Chunk<MT> &c) {
+    int r = threadIdx.x % 32 / 4;
+#pragma unroll
+    for (int m = 0; m < MT; m++) {
+        if (c.valid[m / 2] == ~0u)
+            continue;
+        uint32_t bits = c.valid[m / 2] >> (m % 2 * 16 + r);
+        if (!(bits & 1))
+            c.score[m][0] = c.score[m][1] = -INFINITY;
+        if (!(bits >> 8 & 1))
+            c.score[m][2] = c.score[m][3] = -INFINITY;
+    }
+}
+
+//@ rescale: Correct what has been summed for a larger score
+template <int D, int CG>
+KV_DEVICE void rescale(Warp<D, CG> &w, float most0, float most1) {
+#pragma unroll
+    for (int i = 4; i < 32; i *= 2) {
+        most0 = fmaxf(most0, __shfl_xor_sync(~0u, most0, i));
+        most1 = fmaxf(most1, __shfl_xor_sync(~0u, most1, i));
+    }
+    most0 = fmaxf(most0, w.max[0]);
+    most1 = fmaxf(most1, w.max[1]);
+    float f[2] = {kv_exp2(w.max[0] - most0), kv_exp2(w.max[1] - most1)};
+    w.max[0] = most0, w.max[1] = most1;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        w.weight[i] *= f[i % 2];
+        for (int k = 0; k < w.KT; k++)
+            w.sum[k][i] *= f[i % 2];
+        for (int k = 0; k < (CG + 1) / 2; k++)
+            w.low[k][i] *= f[i % 2];
+    }
+}
+
+//@ weigh: Turn scores into weights
+/* Most chunks have no score above the largest so far; a vote finds out, and
+ * only then lanes exchange theirs. Rows of the scores' matrix are tokens;
+ * operand B wants them as columns. */
+template <int D, int CG, int MT>
+KV_DEVICE void weigh(Warp<D, CG> &w, Chunk<MT> &c) {
+    float most[2] = {-INFINITY, -INFINITY};
+    mask(c);
+#pragma unroll
+    for (int m = 0; m < MT; m += 2)
+        for (int i = 0; i < 2; i++) {
+            float x = fmaxf(fmaxf(c.score[m][i], c.score[m][i + 2]),
+                            fmaxf(c.score[m + 1][i], c.score[m + 1][i + 2]));
+            most[i] = fmaxf(most[i], x * c.unit[i] + c.offset[m / 2][i]);
+        }
+    if (__any_sync(~0u, most[0] > w.max[0] || most[1] > w.max[1]))
+        rescale(w, most[0], most[1]);
+#pragma unroll
+    for (int m = 0; m < MT; m++) {
+        float p[4];
+        for (int i = 0; i < 4; i++)
+            p[i] = kv_exp2(c.score[m][i] * c.unit[i % 2] +
+                           (c.offset[m / 2][i % 2] - w.max[i % 2]));
+        c.p[m][0] = kv_transpose(kv_word(__floats2half2_rn(p[0], p[1])));
+        c.p[m][1] = kv_transpose(kv_word(__floats2half2_rn(p[2], p[3])));
+    }
+}
+
+//@ ones: Sum the weights, and weights times minima
+/* Rows of A are all the same here: minima of one group above those of
+ * another; with one group only, ones below it. */
+constexpr uint32_t half_ones = 0x3c003c00u;
+
+template <int D, int CG>
+KV_DEVICE void sum_low(Warp<D, CG> &w, const uint32_t (*low)[2],
+                       const uint32_t *p) {
+#pragma unroll
+    for (int k = 0; k < CG; k += 2) {
+        uint32_t a[4] = {low[k][0], half_ones, low[k][1], half_ones};
+        if (k + 1 < CG)
+            a[1] = low[k + 1][0], a[3] = low[k + 1][1];
+        kv_mma(w.low[k / 2], a, p[0], p[1]);
+    }
+    const uint32_t ones[4] = {half_ones, half_ones, half_ones, half_ones};
+    if (CG > 1)
+        kv_mma(w.weight, ones, p[0], p[1]);
+}
+
+//@ coded-values: Add a chunk of coded values
+/* The scales of tokens go into their weights, once for each group. */
+template <int D, int CG, int BITS>
+KV_DEVICE void coded_values(Warp<D, CG> &w, const Chunk<Warp<D, CG>::MT> &c,
+                            const Quads<BITS> &q, const kv_tile &l,
+                            const uint8_t *params, int chunk) {
+    constexpr int KT = w.KT, MT = w.MT;
+    int j = threadIdx.x % 4, group = KV_TILE * (l.value_symmetric ? 2 : 4);
+#pragma unroll
+    for (int h = 0; h < MT / 2; h++) {
+        uint32_t scale[CG][4], low[2][CG][2];
+#pragma unroll
+        for (int g = 0; g < CG; g++) {
+            const uint8_t *at = params + g * group +
+                                ((chunk * MT / 2 + h) * 32 + 8 * j) * 2;
+            uint4 s = load16(at);
+            uint4 m = l.value_symmetric ? s : load16(at + 2 * KV_TILE);
+            scale[g][0] = s.x, scale[g][1] = s.y;
+            scale[g][2] = s.z, scale[g][3] = s.w;
+            low[0][g][0] = m.x, low[0][g][1] = m.y;
+            low[1][g][0] = m.z, low[1][g][1] = m.w;
+        }
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const uint32_t *p = c.p[2 * h + i];
+            sum_low<D, CG>(w, low[i], p);
+#pragma unroll
+            for (int g = 0; g < CG; g++) {
+                uint32_t b[2];
+                for (int k = 0; k < 2; k++)
+                    b[k] = kv_word(__hmul2(kv_half2(p[k]),
+                                           kv_half2(scale[g][2 * i + k])));
+#pragma unroll
+                for (int k = g * KT / CG; k < (g + 1) * KT / CG; k++) {
+                    uint32_t a[4];
+                    operand(a, q, (2 * h + i) * KT + k);
+                    kv_mma(w.sum[k], a, b[0], b[1]);
+                }
+            }
+        }
+    }
+}
+
+//@ row-values: Add a chunk of values in 16 bits
+/* Columns are tokens here, but rows of the table are tokens: two rows are
+ * interleaved to make pairs. */
+template <int D, int CG>
+KV_DEVICE void row_values(Warp<D, CG> &w, const Chunk<Warp<D, CG>::MT> &c,
+                          const Rows &rows) {
+    int lane = threadIdx.x % 32, r = lane / 4, j = lane % 4;
+    const uint32_t none[CG][2] = {};
+#pragma unroll
+    for (int m = 0; m < w.MT; m++) {
+        const uint8_t *v[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            v[i] = rows.values +
+                   row_offset(rows, c, 16 * m + 2 * j + i % 2 + i / 2 * 8) +
+                   8 * r;
+        sum_low<D, CG>(w, none, c.p[m]);
+#pragma unroll
+        for (int b = 0; b < D / 32; b++) {
+            uint2 x[4];
+            for (int i = 0; i < 4; i++)
+                x[i] = *reinterpret_cast<const uint2 *>(v[i] + 64 * b);
+            uint32_t a[4], e[4];
+            for (int i = 0; i < 4; i++) {
+                unsigned which = i % 2 ? 0x7632 : 0x5410; /* high, low halves */
+                a[i] = kv_prmt(x[i / 2 * 2].x, x[i / 2 * 2 + 1].x, which);
+                e[i] = kv_prmt(x[i / 2 * 2].y, x[i / 2 * 2 + 1].y, which);
+            }
+            kv_mma(w.sum[2 * b], a, c.p[m][0], c.p[m][1]);
+            kv_mma(w.sum[2 * b + 1], e, c.p[m][0], c.p[m][1]);
+        }
+    }
+}
+
+//@ valid: Say which tokens of a chunk count
+/* Tokens first..last-1 of the 32 from t on that are no holes. */
+KV_DEVICE uint32_t valid_tokens(const kv_pool &p, int s, int t, int first,
+                                int last) {
+    uint32_t bits = ~0u;
+    if (p.holes && t < p.max_tiles * KV_TILE)
+        bits = ~p.holes[size_t(s * p.max_tiles + t / KV_TILE) * 4 +
+                        t % KV_TILE / 32];
+    if (first > t)
+        bits = first - t < 32 ? bits & ~0u << (first - t) : 0;
+    if (last - t < 32)
+        bits = last > t ? bits & ~0u >> (32 - (last - t)) : 0;
+    return bits;
+}
+
+template <int MT> KV_DEVICE bool any_valid(const Chunk<MT> &c) {
+    return (c.valid[0] | c.valid[MT / 2 - 1]) != 0;
+}
+
+//@ tile-walk: Walk over the coded tokens of a tile
+/* Values are coded further than keys: the keys of some tokens may still wait
+ * in 16 bits. */
+template <int D, int BITS, int CG>
+KV_DEVICE void walk_tile(Warp<D, CG> &w, const Decode &d, const Sequence &q,
+                         int s, int head, int tile) {
+    constexpr int MT = w.MT, TOKENS = 16 * MT;
+    const kv_tile &l = d.pool.tile;
+    const uint8_t *at = find_tile(d, s, head, tile);
+    for (int i = 0; i < KV_TILE / TOKENS; i++) {
+        int t = tile * KV_TILE + i * TOKENS;
+        if (t >= q.values)
+            break;
+        Chunk<MT> c;
+        Quads<BITS> keys, values;
+        for (int h = 0; h < MT / 2; h++)
+            c.valid[h] = valid_tokens(d.pool, s, t + 32 * h, 0, q.values);
+        if (!any_valid(c))
+            continue;
+        load_quads(values, at + l.value_codes, i);
+        if (t < q.keys) {
+            load_quads(keys, at, i);
+            coded_scores<D, CG, BITS>(w, c, keys, l, at + l.key_params, i);
+        } else
+            row_scores(w, c, rows_at(d.pool, s, head, false, t));
+        weigh(w, c);
+        coded_values<D, CG, BITS>(w, c, values, l, at + l.value_params, i);
+    }
+}
+
+//@ row-walk: Walk over a chunk of rows that wait, or are kept
+template <int D, int CG>
+KV_DEVICE void walk_rows(Warp<D, CG> &w, const Decode &d, const Sequence &q,
+                         int s, int head, bool kept, int t) {
+    Chunk<Warp<D, CG>::MT> c;
+    for (int h = 0; h < w.MT / 2; h++)
+        c.valid[h] = kept ? valid_tokens({}, s, t + 32 * h, 0, q.kept)
+                          : valid_tokens(d.pool, s, t + 32 * h, q.values,
+                                         q.tokens);
+    if (!any_valid(c))
+        return;
+    Rows rows = rows_at(d.pool, s, head, kept, t);
+    row_scores(w, c, rows);
+    weigh(w, c);
+    row_values(w, c, rows);
+}
+
+//@ shares: Deal tiles, then rows, to the warps
+template <int D, int BITS, int CG>
+KV_DEVICE void walk_share(Warp<D, CG> &w, const Decode &d, int s, int head,
+                          int share, int shares) {
+    constexpr int TOKENS = 16 * Warp<D, CG>::MT;
+    Sequence q = read_sequence(d, s);
+    int tiles = (q.values + KV_TILE - 1) / KV_TILE, item = tiles;
+    for (int i = share; i < tiles; i += shares)
+        walk_tile<D, BITS, CG>(w, d, q, s, head, i);
+#pragma unroll
+    for (int k = 0; k < w.KT; k++)
+        for (int i = 0; i < 4; i++) /* from codes to numbers */
+            w.sum[k][i] *= float(1 << (24 - field_shift(BITS, k)));
+    for (int t = q.values / TOKENS * TOKENS; t < q.tokens; t += TOKENS)
+        if (item++ % shares == share)
+            walk_rows(w, d, q, s, head, false, t);
+    for (int t = 0; t < q.kept; t += TOKENS)
+        if (item++ % shares == share)
+            walk_rows(w, d, q, s, head, true, t);
+}
+
+//@ leave: Leave in shared memory what a warp has found
+/* Of each head D sums, the largest score, the sum of weights. */
+template <int D, int BITS, int CG>
+KV_DEVICE void leave(float *part, Warp<D, CG> &w, int symmetric) {
+    constexpr int STRIDE = D + 4;
+    int lane = threadIdx.x % 32, r = lane / 4, j = lane % 4;
+    float factor = symmetric ? -float(1 << (BITS - 1)) : 1;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        float *to = part + (2 * j + i) * STRIDE;
+#pragma unroll
+        for (int k = 0; k < w.KT; k += 2) {
+            int g = k * CG / w.KT;
+            float low = w.low[g / 2][g % 2 * 2 + i] * factor;
+            *reinterpret_cast<float4 *>(to + 16 * k + 4 * r) =
+                make_float4(w.sum[k][i] + low, w.sum[k][i + 2] + low,
+                            w.sum[k + 1][i] + low, w.sum[k + 1][i + 2] + low);
+        }
+        if (r == 0) {
+            to[D] = w.max[i] * 0.693147181f; /* from log2 */
+            to[D + 1] = CG > 1 ? w.weight[i] : w.low[0][2 + i];
+        }
+    }
+}
+
+//@ join-warps: Join what the warps of a block have found
+template <int D>
+KV_DEVICE void join_warps(const float *part, const Decode &d, int s, int head,
+                          int heads) {
+    constexpr int STRIDE = D + 4, WARP = 8 * STRIDE;
+    for (int i = threadIdx.x; i < heads * D / 4; i += 32 * WARPS) {
+        const float *from = part + i / (D / 4) * STRIDE;
+        int c = i % (D / 4) * 4;
+        float most = -INFINITY, total = 0;
+        float4 sum = make_float4(0, 0, 0, 0);
+        for (int k = 0; k < WARPS; k++)
+            most = fmaxf(most, from[k * WARP + D]);
+        for (int k = 0; k < WARPS && most > -INFINITY; k++) {
+            float f = expf(from[k * WARP + D] - most);
+            float4 x = *reinterpret_cast<const float4 *>(from + k * WARP + c);
+            sum.x += f * x.x, sum.y += f * x.y;
+            sum.z += f * x.z, sum.w += f * x.w;
+            total += f * from[k * WARP + D + 1];
+        }
+        float *to = part_of(d, s, head + i / (D / 4), blockIdx.x);
+        *reinterpret_cast<float4 *>(to + c) = sum;
+        if (c)
+            continue;
+        *reinterpret_cast<float4 *>(to + D) = make_float4(most, total, 0, 0);
+        if (total != total)
+            atomicMin(d.fault, kv_fault(s) * d.heads + head + i / (D / 4));
+    }
+}
+
+//@ k03: Let tensor cores multiply, for all query heads of a KV head at once
+/* 8 heads a block; for more, codes are read again. Groups of values: D / CG
+ * channels. Both stores have BITS bits. */
+template <int D, int BITS, int CG>
+__global__ void __launch_bounds__(32 * WARPS)
+    k03(const __grid_constant__ Decode d) {
+    __shared__ float4 part[WARPS * 8 * (D + 4) / 4];
+    int G = d.heads / d.pool.kv_heads, turns = (G + 7) / 8;
+    int kv_head = blockIdx.y / turns, first = blockIdx.y % turns * 8;
+    int s = blockIdx.z, warp = threadIdx.x / 32, heads = min(G - first, 8);
+    float *all = reinterpret_cast<float *>(part);
+    Warp<D, CG> w;
+    load_query(w, d, s, kv_head, first, heads);
+    clear(w);
+    walk_share<D, BITS, CG>(w, d, s, kv_head, blockIdx.x * WARPS + warp,
+                            gridDim.x * WARPS);
+    leave<D, BITS, CG>(all + warp * 8 * (D + 4), w,
+                       d.pool.tile.value_symmetric);
+    __syncthreads();
+    join_warps<D>(all, d, s, kv_head * G + first, heads);
+}
+
 //@ check: Refuse what cannot be launched
 static int check_pool(const kv_pool *p, int heads, kv_error *err) {
     const char *what = "decode";
@@ -334,7 +897,7 @@ static int check_tile(const kv_pool *p, kv_error *err) {
 }
 
 //@ check-arrays: Refuse arrays that are missing
-static int check_arrays(const Decode *d, kv_error *err) {
+static int check_arrays(const Decode *d, bool needs_work, kv_error *err) {
     const kv_pool *p = &d->pool;
     const struct {
         const char *name;
@@ -353,7 +916,7 @@ static int check_arrays(const Decode *d, kv_error *err) {
                  {"kept_values", p->kept_values, p->kept_capacity, 16},
                  {"window_keys", p->window_keys, p->window, 16},
                  {"window_values", p->window_values, p->window, 16},
-                 {"work", d->partial, d->shares > 1, 16},
+                 {"work", d->partial, needs_work, 16},
                  {"fault", d->fault, 1, 8}};
     for (const auto &a : array)
         if (a.needed &&
@@ -384,6 +947,32 @@ extern "C" size_t kv_cuda_decode_work(const kv_pool *p, int heads,
            (size_t(p->tile.head_size) + 4) * sizeof(float);
 }
 
+//@ choose: Find the kernel for a shape
+typedef void Kernel(const Decode);
+
+template <int D, int BITS> static Kernel *k03_for(int groups) {
+    if constexpr (D == 128)
+        if (groups == 4)
+            return k03<D, BITS, 4>;
+    return groups == 1 ? k03<D, BITS, 1> : k03<D, BITS, 2>;
+}
+
+template <int BITS> static Kernel *k03_of(const kv_tile *l) {
+    int groups = l->head_size / l->value_group;
+    return l->head_size == 64 ? k03_for<64, BITS>(groups)
+                              : k03_for<128, BITS>(groups);
+}
+
+/* NULL: only k01 and k02 know this shape. */
+static Kernel *tensor_kernel(const kv_tile *l, bool turned) {
+    if (turned || l->key_bits != l->value_bits)
+        return nullptr;
+    return l->key_bits == 2   ? k03_of<2>(l)
+           : l->key_bits == 3 ? k03_of<3>(l)
+           : l->key_bits == 4 ? k03_of<4>(l)
+                              : nullptr;
+}
+
 //@ launcher: Choose a version by shape
 extern "C" int kv_cuda_decode(float *out, const float *q, const kv_pool *pool,
                               int heads, const float *sink,
@@ -401,19 +990,29 @@ extern "C" int kv_cuda_decode(float *out, const float *q, const kv_pool *pool,
                          "to 4096", splits);
     if (turn)
         d.turn = *turn;
+    Kernel *tensor = tensor_kernel(&pool->tile, turn != nullptr);
+    if (version >= 3 && !tensor)
+        return kv_refuse(err, KV_FAIL_USAGE, "decode: version %d needs keys "
+                         "after RoPE, and keys and values of the same 2, 3 or "
+                         "4 bits", version);
     if (!version)
-        version = 2;
-    d.shares = version == 1 ? 1 : splits * WARPS;
+        version = tensor ? 3 : 2;
+    d.shares = version == 1 ? 1 : version == 2 ? splits * WARPS : splits;
     if (pool->sequences == 0)
         return KV_OK;
-    if (check_arrays(&d, err))
+    if (check_arrays(&d, version > 1, err))
         return KV_FAIL_USAGE;
     unsigned S = unsigned(pool->sequences), H = unsigned(heads);
     if (version == 1) {
         k01<<<dim3(H, S), 32>>>(d);
         return kv_launched(what, err);
     }
-    k02<<<dim3(unsigned(splits), H, S), 32 * WARPS>>>(d);
+    unsigned G = H / unsigned(pool->kv_heads);
+    if (version == 2)
+        k02<<<dim3(unsigned(splits), H, S), 32 * WARPS>>>(d);
+    else
+        tensor<<<dim3(unsigned(splits), H / G * ((G + 7) / 8), S),
+                 32 * WARPS>>>(d);
     join<<<dim3(H, S), unsigned(pool->tile.head_size)>>>(d);
     return kv_launched(what, err);
 }

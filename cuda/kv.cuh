@@ -48,6 +48,36 @@ KV_DEVICE uint32_t kv_prmt(uint32_t a, uint32_t b, uint32_t s) {
     return d;
 }
 
+//@ nvcc-matrices: With nvcc, multiply small matrices by a whole warp
+/* c[16][8] += a[16][16] b[16][8], a and b of binary16, c of float. Lane 4r+j
+ * holds of a rows r (a[0], a[2]) and r+8 (a[1], a[3]), columns 2j, 2j+1 (a[0],
+ * a[1]) and 2j+8, 2j+9; of b rows 2j, 2j+1 (b0) and 2j+8, 2j+9 (b1), column r;
+ * of c rows r (c[0], c[1]) and r+8, columns 2j, 2j+1. */
+KV_DEVICE void kv_mma(float *c, const uint32_t *a, uint32_t b0, uint32_t b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0),
+                   "r"(b1));
+}
+
+/* Transpose an 8x8 matrix of 16-bit numbers: lane 4r+j gives columns 2j, 2j+1
+ * of row r, and gets them of the transposed one. */
+KV_DEVICE uint32_t kv_transpose(uint32_t a) {
+    uint32_t d;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;"
+                 : "=r"(d) : "r"(a));
+    return d;
+}
+
+/* 2^x, within 2 units of the last place; very small results are 0. */
+KV_DEVICE float kv_exp2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 //@ nvcc-copies: With nvcc, copy 16 bytes past the registers and the L1 cache
 KV_DEVICE void kv_copy16(void *shared, const void *global) {
     unsigned to = unsigned(__cvta_generic_to_shared(shared));
@@ -560,6 +590,58 @@ KV_DEVICE __nv_bfloat162 __bfloat162bfloat162(__nv_bfloat16 a) {
 }
 KV_DEVICE float2 __bfloat1622float2(__nv_bfloat162 h) {
     return make_float2(float(h.low()), float(h.high()));
+}
+
+//@ matrices: Multiply small matrices
+/* The device adds in an order of its own, in at least float. */
+inline void kv_multiply(float *c, const sim::Gathered &g, int lane) {
+    for (int i = 0; i < 4; i++) {
+        double sum = c[i];
+        int column = lane % 4 * 2 + i % 2, down = i / 2 * 32;
+        for (int k = 0; k < 16; k++) {
+            int odd = k % 2 * 16, upper = k / 8;
+            uint64_t x = g.all[lane / 4 * 4 + k % 8 / 2][upper] >> down;
+            uint64_t y = g.all[column * 4 + k % 8 / 2][2] >> (32 * upper);
+            sum += double(float(kv_bits<__half>(uint16_t(x >> odd)))) *
+                   float(kv_bits<__half>(uint16_t(y >> odd)));
+        }
+        c[i] = float(sum);
+    }
+}
+
+KV_DEVICE int kv_own_lane() {
+    return int(threadIdx.x + blockDim.x * (threadIdx.y +
+                                           blockDim.y * threadIdx.z)) % 32;
+}
+
+KV_DEVICE void kv_mma(float *c, const uint32_t *a, uint32_t b0, uint32_t b1) {
+    sim::Gathered g;
+    g.mine[0] = uint64_t(a[1]) << 32 | a[0];
+    g.mine[1] = uint64_t(a[3]) << 32 | a[2];
+    g.mine[2] = uint64_t(b1) << 32 | b0;
+    sim::gather(&g);
+    kv_multiply(c, g, kv_own_lane());
+}
+
+//@ transpose: Transpose small matrices, and raise two to a power
+inline uint32_t kv_transposed(const sim::Gathered &g, int lane) {
+    int r = lane / 4, j = lane % 4, shift = r % 2 * 16;
+    uint32_t low = uint32_t(g.all[8 * j + r / 2][0]) >> shift & 0xffff;
+    uint32_t high = uint32_t(g.all[8 * j + 4 + r / 2][0]) >> shift & 0xffff;
+    return high << 16 | low;
+}
+
+KV_DEVICE uint32_t kv_transpose(uint32_t a) {
+    sim::Gathered g;
+    g.mine[0] = a;
+    g.mine[1] = g.mine[2] = 0;
+    sim::gather(&g);
+    return kv_transposed(g, kv_own_lane());
+}
+
+KV_DEVICE float kv_exp2(float x) {
+    float y = exp2f(x);
+    return y < 1.17549435e-38f ? 0 : y;
 }
 
 //@ host-twins: Stand in for the runtime's host functions

@@ -303,9 +303,12 @@ static void table(std::string &out, const Kernel &k) {
                    shared);
     }
     print(out, "  shuffles %" PRIu64 ", votes %" PRIu64 ", barriers %" PRIu64
-          ", warp barriers %" PRIu64 ", fences %" PRIu64 "\n\n",
+          ", warp barriers %" PRIu64 ", fences %" PRIu64,
           k.events[SHUFFLES], k.events[VOTES], k.events[BARRIERS],
           k.events[WARP_BARRIERS], k.events[FENCES]);
+    if (k.events[MATRICES])
+        print(out, ", matrix operations %" PRIu64, k.events[MATRICES]);
+    out += "\n\n";
 }
 
 //@ json: Write them as JSON, line by line of the source
@@ -329,10 +332,11 @@ static void json(std::string &out, const Kernel &k) {
           ", \"blocks\": %" PRIu64 ", \"threads\": %" PRIu64 ",\n"
           "   \"shuffles\": %" PRIu64 ", \"votes\": %" PRIu64
           ", \"barriers\": %" PRIu64 ", \"warp_barriers\": %" PRIu64
-          ", \"fences\": %" PRIu64 ",\n   \"requests\": [",
+          ", \"fences\": %" PRIu64 ", \"matrices\": %" PRIu64
+          ",\n   \"requests\": [",
           k.name.c_str(), k.launches, k.blocks, k.threads, k.events[SHUFFLES],
           k.events[VOTES], k.events[BARRIERS], k.events[WARP_BARRIERS],
-          k.events[FENCES]);
+          k.events[FENCES], k.events[MATRICES]);
     const char *comma = "\n    ";
     for (const auto &item : k.rows) {
         out += comma;

@@ -112,6 +112,29 @@ uint64_t warp(WarpOp op, unsigned mask, uint64_t value, int argument,
     return me->result;
 }
 
+//@ gather: Stop where each lane needs something of all
+void gather(Gathered *g) {
+    me->site = site_of(__builtin_return_address(0));
+    me->op = GATHER;
+    me->mask = ~0u;
+    me->value = me->result = uint64_t(uintptr_t(g));
+    me->argument = 0;
+    me->width = warp_size;
+    stop(AT_WARP_OP);
+}
+
+static Gathered *gathered(const Lane &lane) {
+    return reinterpret_cast<Gathered *>(uintptr_t(lane.value));
+}
+
+static void hand_out(const Warp &w, unsigned group) {
+    for (int i = 0; i < w.lanes; i++)
+        for (int j = 0; j < w.lanes; j++)
+            if ((group >> i & 1) && (group >> j & 1))
+                memcpy(gathered(w.lane[i])->all[j], gathered(w.lane[j])->mine,
+                       sizeof gathered(w.lane[j])->mine);
+}
+
 //@ source: Find the lane that a shuffle reads from
 /* Lanes form segments of `width`. Up, down and xor leave the value alone where
  * they would leave the segment (xor only upwards). */
@@ -139,6 +162,8 @@ static void answer(const Warp &w, unsigned group, int self, unsigned ballot) {
         absent(lane, self);
     else if (!(group >> from & 1))
         absent(lane, from);
+    else if (lane.op == GATHER && ~group)
+        absent(lane, __builtin_ctz(~group));
     else if (lane.op == BALLOT)
         lane.result = ballot;
     else if (lane.op == MATCH) {
@@ -161,10 +186,13 @@ static void exchange(Warp &w, unsigned group) {
             if (w.lane[i].value)
                 ballot |= 1u << i;
         }
+    if (op == GATHER)
+        hand_out(w, group);
     for (int i = 0; i < w.lanes; i++)
         if (group >> i & 1)
             answer(w, group, i, ballot);
     count_event(op == SYNC ? WARP_BARRIERS
+                : op == GATHER ? MATRICES
                 : op == BALLOT || op == MATCH ? VOTES
                                               : SHUFFLES);
     if (op == SYNC)

@@ -48,10 +48,17 @@ namespace sim {
  * receive one. argument and width are those of the shuffles. */
 enum WarpOp {
     SHUFFLE_INDEX, SHUFFLE_UP, SHUFFLE_DOWN, SHUFFLE_XOR,
-    BALLOT, MATCH, SYNC
+    BALLOT, MATCH, SYNC, GATHER
 };
 uint64_t warp(WarpOp op, unsigned mask, uint64_t value, int argument,
               int width);
+
+/* All 32 lanes hand in three words and receive those of all: with this the
+ * twins of matrix instructions are made. */
+struct Gathered {
+    uint64_t mine[3], all[warpSize][3];
+};
+void gather(Gathered *g);
 
 /* Memory fences order nothing by themselves; an atomic after one publishes. */
 void fence();

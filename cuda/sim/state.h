@@ -165,7 +165,7 @@ void land(Lane &lane, unsigned groups);
 //@ counting: Count what a launch asks of the memory
 enum Use { LOAD, STORE, ATOMIC_USE };
 enum Event {
-    SHUFFLES, VOTES, BARRIERS, WARP_BARRIERS, FENCES, EVENTS
+    SHUFFLES, VOTES, BARRIERS, WARP_BARRIERS, FENCES, MATRICES, EVENTS
 };
 
 void count_launch();

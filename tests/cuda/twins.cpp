@@ -284,6 +284,87 @@ static void to_integers() {
     verdict("float2int, float2uint", wrong, tried);
 }
 
+/* ---- matrices: whole ones are filled, multiplied by the definition, and compared element by
+ * element with what 32 lanes get from the pieces that they hold ---- */
+
+struct Matrices {
+    __half a[16][16], b[16][8], t[8][8];
+    float c[16][8], got[16][8];
+    uint16_t turned[8][8];
+};
+
+static uint32_t pair(__half low, __half high) { return uint32_t(high.bits) << 16 | low.bits; }
+
+static void multiply(Matrices *x) {
+    int lane = int(threadIdx.x), r = lane / 4, j = lane % 4 * 2;
+    uint32_t a[4] = {pair(x->a[r][j], x->a[r][j + 1]), pair(x->a[r + 8][j], x->a[r + 8][j + 1]),
+                     pair(x->a[r][j + 8], x->a[r][j + 9]),
+                     pair(x->a[r + 8][j + 8], x->a[r + 8][j + 9])};
+    float c[4] = {x->c[r][j], x->c[r][j + 1], x->c[r + 8][j], x->c[r + 8][j + 1]};
+    kv_mma(c, a, pair(x->b[j][r], x->b[j + 1][r]), pair(x->b[j + 8][r], x->b[j + 9][r]));
+    for (int i = 0; i < 4; i++)
+        x->got[r + i / 2 * 8][j + i % 2] = c[i];
+    uint32_t t = kv_transpose(pair(x->t[r][j], x->t[r][j + 1]));
+    x->turned[r][j] = uint16_t(t), x->turned[r][j + 1] = uint16_t(t >> 16);
+}
+
+/* Any number of binary16, small ones below its normal range included; big: NaN and infinity too. */
+static __half random_half(bool big) {
+    uint16_t bits;
+    do
+        bits = uint16_t(random32());
+    while (!big && (bits & 0x7c00) == 0x7c00);
+    return kv_bits<__half>(bits);
+}
+
+static void matrices() {
+    long wrong = 0, tried = 0, turned = 0;
+    for (; tried < 400; tried++) {
+        Matrices x;
+        bool big = tried % 8 == 7;
+        for (auto &row : x.a)
+            for (__half &v : row)
+                v = tried % 2 ? random_half(big) : kv_bits<__half>(uint16_t(random32() & 0x83ff));
+        for (auto &row : x.b)
+            for (__half &v : row)
+                v = random_half(big);
+        for (auto &row : x.t)
+            for (__half &v : row)
+                v = random_half(true);
+        for (auto &row : x.c)
+            for (float &v : row)
+                v = float(random_half(false));
+        sim::launch("matrices", "x", sim::config(1, 32), multiply)(&x);
+        for (int i = 0; i < 16; i++)
+            for (int n = 0; n < 8; n++) {
+                __float128 sum = x.c[i][n], size = sum < 0 ? -sum : sum;
+                for (int k = 0; k < 16; k++) {
+                    __float128 p = (__float128)float(x.a[i][k]) * float(x.b[k][n]);
+                    sum += p, size += p < 0 ? -p : p;
+                }
+                double off = double(sum - (__float128)x.got[i][n]);
+                double most = double(size) * 0x1p-24 * 1.01;
+                bool none = sum != sum && x.got[i][n] != x.got[i][n];
+                wrong += !(fabs(off) <= most || float(sum) == x.got[i][n] || none);
+                turned += i < 8 && x.turned[i][n] != x.t[n][i].bits;
+            }
+    }
+    verdict("mma", wrong, tried);
+    verdict("transpose", turned, tried);
+}
+
+static void exponentials() {
+    long wrong = 0, tried = 0;
+    for (; tried < 100000; tried++) {
+        float x = float(int(random32())) / 0x1p23f, y = kv_exp2(x);
+        double want = exp(double(x) * 0.69314718055994530942);
+        wrong += want >= 0x1p-126 && want < 0x1p127 && !(fabs(y - want) <= want * 0x1p-22);
+        wrong += want < 0x1p-127 && y != 0;
+    }
+    wrong += kv_exp2(-INFINITY) != 0 || kv_exp2(0) != 1 || kv_exp2(NAN) == kv_exp2(NAN);
+    verdict("exp2", wrong, tried);
+}
+
 int main() {
     Format fp16 = make(10, 15), bf16 = make(7, 127);
     conversions<__half>("half, both ways", fp16);
@@ -295,6 +376,8 @@ int main() {
     integers();
     floats();
     to_integers();
+    matrices();
+    exponentials();
     printf("twins: %d passed, %d failed\n", passed, failed);
     return failed != 0;
 }

@@ -153,3 +153,20 @@ __global__ void good_syncwarp(int *y) {
         y[threadIdx.x] = __popc(__ballot_sync(0x55555555u, 1));
     __syncthreads();
 }
+
+/* Half of the warp brings its part of a matrix. */
+//sim launch bad_matrix grid=1 block=32 args=y:float[32]
+__global__ void bad_matrix(float *y) {
+    float c[4] = {0, 0, 0, 0};
+    uint32_t a[4] = {0, 0, 0, 0};
+    if (threadIdx.x < 16)
+        kv_mma(c, a, 0, 0); // expect: absent-lane
+    y[threadIdx.x] = c[0];
+}
+//sim launch good_matrix grid=1 block=32 args=y:float[32]
+__global__ void good_matrix(float *y) {
+    float c[4] = {0, 0, 0, 0};
+    uint32_t a[4] = {0, 0, 0, 0};
+    kv_mma(c, a, 0, 0);
+    y[threadIdx.x] = c[0];
+}
