@@ -212,7 +212,7 @@ int kv_keep_parse(kv_keep_rule *r, const char *text, kv_error *err)
     ok = ok && parse_layers(r, &at);
     r->best = is_best;
     if (ok)
-        r->decode = word("+decode", &at);
+        r->decode = word("+decode", &at) || r->kind == KV_KEEP_CRITERION;
     if (ok && *at == 0 && r->decode && !judges_alone(r))
         return kv_fail(err, KV_FAIL_USAGE, "keep rule '%s': this rule compares "
                        "the tokens of a text and cannot judge a generated one "

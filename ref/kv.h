@@ -762,7 +762,7 @@ typedef struct {
     int stage_layer;           /* KV_STAGE_AT */
     kv_keep_layers layers;
     int first_layer, last_layer; /* KV_LAYERS_RANGE, inclusive */
-    int decode;                /* +decode */
+    int decode;                /* +decode, and always with criterion */
     int learned;               /* ids:learned, those of the profile */
     int best;                  /* was written kvsink:best */
     int without_sinks;         /* attention:K-sinks */

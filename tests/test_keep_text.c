@@ -44,7 +44,7 @@ Test(keep_text, what_is_written_is_understood)
     cr_expect(r.kind == KV_KEEP_ATTENTION && r.k == 9 && r.without_sinks);
     cr_expect(r.layers == KV_LAYERS_ALL);
     cr_assert_eq(kv_keep_parse(&r, "criterion", NULL), KV_OK);
-    cr_expect(r.kind == KV_KEEP_CRITERION && r.multiplier == 1);
+    cr_expect(r.kind == KV_KEEP_CRITERION && r.multiplier == 1 && r.decode, "+decode is implied");
     cr_assert_eq(kv_keep_parse(&r, "criterion:0.25", NULL), KV_OK);
     cr_expect(r.multiplier == 0.25);
     cr_assert_eq(kv_keep_parse(&best, KV_KEEP_BEST, NULL), KV_OK);

@@ -11,8 +11,35 @@
 
 enum { PAIR = 2, OURS = 1 };
 
+static int open_criterion(tm_promoter *p, const kv_model *m, kv_error *err)
+{
+    size_t n = (size_t)m->layers * (size_t)p->capacity, T = (size_t)p->capacity;
+    p->heads = m->shape.heads;
+    p->sum = calloc(n, sizeof *p->sum);
+    p->mean = calloc(n, sizeof *p->mean);
+    p->scratch = calloc(2 * T, sizeof *p->scratch);
+    p->found = calloc(2 * T, sizeof *p->found);
+    if (!p->sum || !p->mean || !p->scratch || !p->found)
+        return kv_fail(err, KV_FAIL_RUN, "not enough memory for the attention of %d tokens",
+                       p->capacity);
+    return tm_keep_init(&p->keep, m->layers, KV_CRITERION_TOKENS, err);
+}
+
+static int open_judge(tm_promoter *p, const kv_model *m, kv_error *err)
+{
+    if (p->rule.kind == KV_KEEP_KVSINK) {
+        p->rule.k = -1;
+        p->stages = p->profile ? p->profile->n_stages : 0;
+    }
+    p->probe = calloc((size_t)p->stages + 1, sizeof *p->probe);
+    p->h = calloc((size_t)p->stages * PAIR + 1, sizeof *p->h);
+    if (!p->probe || !p->h) return kv_fail(err, KV_FAIL_RUN, "not enough memory");
+    if (p->stages) tm_stage_probes(p->probe, p->profile);
+    return tm_keep_init(&p->keep, m->layers, PAIR, err);
+}
+
 int tm_promoter_open(tm_promoter *p, const kv_model *m, const kv_keep_rule *rule,
-                     const kv_profile *profile, tm_stream *stream, kv_error *err)
+                     const kv_profile *profile, tm_stream *stream, int capacity, kv_error *err)
 {
     memset(p, 0, sizeof *p);
     /* positions: must lie in the prompt, so none is left for what comes later. */
@@ -22,16 +49,9 @@ int tm_promoter_open(tm_promoter *p, const kv_model *m, const kv_keep_rule *rule
     p->profile = profile;
     p->rule = *rule;
     p->stream = stream;
-    if (rule->kind == KV_KEEP_KVSINK) {
-        p->rule.k = -1;
-        p->stages = profile ? profile->n_stages : 0;
-    }
-    p->probe = calloc((size_t)p->stages + 1, sizeof *p->probe);
-    p->h = calloc((size_t)p->stages * PAIR + 1, sizeof *p->h);
-    int code = p->probe && p->h ? tm_keep_init(&p->keep, m->layers, PAIR, err)
-                                : kv_fail(err, KV_FAIL_RUN, "not enough memory");
+    p->capacity = capacity;
+    int code = rule->kind == KV_KEEP_CRITERION ? open_criterion(p, m, err) : open_judge(p, m, err);
     if (code) tm_promoter_close(p);
-    else if (p->stages) tm_stage_probes(p->probe, profile);
     return code;
 }
 
@@ -39,9 +59,15 @@ void tm_promoter_close(tm_promoter *p)
 {
     free(p->probe);
     free(p->h);
+    free(p->sum);
+    free(p->mean);
+    free(p->scratch);
+    free(p->found);
     tm_keep_free(&p->keep);
     memset(p, 0, sizeof *p);
 }
+
+/* -------------------------------------------------- one token by itself */
 
 static void judge(tm_promoter *p)
 {
@@ -59,9 +85,8 @@ static void judge(tm_promoter *p)
     }
 }
 
-static void on_tap(void *self, kv_tap tap, int layer, float *data, int rows, int cols)
+static void on_h(tm_promoter *p, kv_tap tap, int layer, const float *data, int rows, int cols)
 {
-    tm_promoter *p = self;
     int seen = 0;
     for (int i = 0; i < p->stages; i++) {
         if (p->probe[i].tap != tap || p->probe[i].layer != layer) continue;
@@ -71,18 +96,59 @@ static void on_tap(void *self, kv_tap tap, int layer, float *data, int rows, int
     if (seen) judge(p);
 }
 
+/* -------------------------------------------------------------- criterion */
+
+void tm_promoter_prompt(tm_promoter *p, const tm_evidence *e, int n)
+{
+    size_t capacity = (size_t)p->capacity;
+    const double *sum = tm_evidence_attention(e);
+    if (!p->sum) return;
+    for (int l = 0; l < p->keep.layers; l++) {
+        memset(p->sum + (size_t)l * capacity, 0, capacity * sizeof *p->sum);
+        memcpy(p->sum + (size_t)l * capacity, sum + (size_t)l * (size_t)n, (size_t)n * sizeof *sum);
+    }
+}
+
+/* The five best of all tokens so far, asked of kv_keep_build, which knows the layers, too. */
+static void choose_anew(tm_promoter *p)
+{
+    int T = p->position + 1;
+    for (int l = 0; l < p->keep.layers; l++)
+        kv_attention_mean(p->mean + (size_t)l * (size_t)T,
+                          p->sum + (size_t)l * (size_t)p->capacity, p->heads, T);
+    kv_keep_input in = {.T = T, .profile = p->profile, .scratch = p->scratch, .found = p->found,
+                        .score = p->mean};
+    if (kv_keep_build(&p->keep, NULL, &p->rule, &in, &p->err)) return;
+    for (int l = 0; l < p->keep.layers; l++)
+        for (int i = 0; i < p->keep.count[l]; i++)
+            if (tm_stream_promote(p->stream, p->keep.position[l * p->keep.capacity + i], l, l, NULL,
+                                  &p->err)) return;
+}
+
+/* --------------------------------------------------------------- the pass */
+
+static void on_tap(void *self, kv_tap tap, int layer, float *data, int rows, int cols)
+{
+    tm_promoter *p = self;
+    if (p->sum)
+        kv_attention_add(p->sum + (size_t)layer * (size_t)p->capacity, data, p->heads, p->position,
+                         1);
+    else on_h(p, tap, layer, data, rows, cols);
+}
+
 void tm_promoter_watch(tm_promoter *p, kv_run *run, int position, int token)
 {
     p->position = position;
     p->token = token;
     for (int i = 0; i < p->stages * PAIR; i++) p->h[i] = 0;
-    run->tap = p->stages ? on_tap : NULL;
+    run->tap = p->stages || p->sum ? on_tap : NULL;
     run->tap_self = p;
-    run->tap_mask = tm_probe_mask(p->probe, p->stages);
-    if (p->active && p->rule.kind != KV_KEEP_KVSINK) judge(p);
+    run->tap_mask = p->sum ? 1u << KV_TAP_ATTENTION : tm_probe_mask(p->probe, p->stages);
+    if (p->active && !p->sum && p->rule.kind != KV_KEEP_KVSINK) judge(p);
 }
 
-int tm_promoter_check(const tm_promoter *p, kv_error *err)
+int tm_promoter_finish(tm_promoter *p, kv_error *err)
 {
+    if (p->sum && !p->err.code) choose_anew(p);
     return p->err.code ? kv_fail(err, p->err.code, "%s", p->err.text) : KV_OK;
 }

@@ -29,7 +29,8 @@ int tm_sequence_open(tm_sequence **out, const tm_engine *e, tm_fast *fast,
     s->spec = *spec;
     int code = tm_stream_open(&s->stream, e->model, &stream, fast, err);
     if (!code)
-        code = tm_promoter_open(&s->promoter, e->model, &spec->keep, spec->profile, s->stream, err);
+        code = tm_promoter_open(&s->promoter, e->model, &spec->keep, spec->profile, s->stream,
+                                spec->capacity, err);
     if (code) tm_sequence_close(s);
     else *out = s;
     return code;
@@ -49,6 +50,9 @@ static int forward(tm_sequence *s, float *hidden, kv_run *run, const int *tokens
 {
     size_t need = kv_forward_work(s->e.model, run->tap_mask, run->past, n);
     if (need > s->work_size) {
+        int last = s->spec.capacity - 1; /* steps: attention rows grow, so take the longest at once */
+        if (n == 1 && last > run->past)
+            need = kv_forward_work(s->e.model, run->tap_mask, last, n);
         free(s->work);
         s->work = malloc(need * sizeof *s->work);
         s->work_size = s->work ? need : 0;
@@ -73,6 +77,7 @@ int tm_sequence_start(tm_sequence *s, float *hidden, const int *tokens, int n, k
         code = forward(s, hidden, &run, tokens, n, err);
     }
     if (!code) code = tm_evidence_keep(&keep, &s->capped, e, tokens, err);
+    if (!code) tm_promoter_prompt(&s->promoter, e, n);
     if (!code) code = tm_stream_begin_decode(s->stream, &keep, err);
     tm_keep_free(&keep);
     tm_evidence_close(e);
@@ -85,7 +90,7 @@ int tm_sequence_step(tm_sequence *s, float *hidden, int token, kv_error *err)
     kv_run run = {.past = past, .position = past};
     tm_promoter_watch(&s->promoter, &run, past, token);
     int code = forward(s, hidden, &run, &token, 1, err);
-    return code ? code : tm_promoter_check(&s->promoter, err);
+    return code ? code : tm_promoter_finish(&s->promoter, err);
 }
 
 int tm_sequence_tokens(const tm_sequence *s)
