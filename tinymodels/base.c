@@ -80,9 +80,11 @@ static int match(tm_base *b, int i, window *w, const int *tokens, kv_error *err)
 
 static int build_keeps(tm_base *b, window *w, const int *tokens, kv_error *err)
 {
-    for (int i = 0; i < b->spec.choices; i++)
+    for (int i = 0; i < b->spec.choices; i++) {
+        if (!b->evidence[2 * i]) continue; /* greedy: found by trying formats, not here */
         if (tm_evidence_keep(&w->keep[i], &w->capped[i], b->evidence[2 * i], tokens, err) ||
             (b->evidence[2 * i + 1] && match(b, i, w, tokens, err))) return err->code;
+    }
     return KV_OK;
 }
 
@@ -179,6 +181,10 @@ static int open_all_evidence(tm_base *b, kv_error *err)
         if (c->matches && b->spec.stream)
             return kv_fail(err, KV_FAIL_USAGE, "first:=KEEP and toph:=KEEP are for whole windows;"
                            " name a number with --stream");
+        if (c->rule.kind == KV_KEEP_GREEDY && b->spec.stream)
+            return kv_fail(err, KV_FAIL_USAGE, "--keep greedy:%d evaluates whole windows; leave out"
+                           " --stream", c->rule.k);
+        if (c->rule.kind == KV_KEEP_GREEDY) continue;
         code = open_evidence(b, 2 * i, c->matches ? &c->like : &c->rule, err);
         if (!code && c->matches) code = open_evidence(b, 2 * i + 1, &c->rule, err);
     }

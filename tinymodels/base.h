@@ -62,7 +62,8 @@ int tm_base_has(const tm_base *b, int w);
 
 typedef struct {
     const float *hidden;     /* [ctx][C] */
-    const kv_keep *keep;     /* [choices], whole windows only, else NULL */
+    const kv_keep *keep;     /* [choices], whole windows only, else NULL. greedy's is empty: it
+                                depends on the format, and so is the evaluation's affair */
     const int *capped;       /* [choices] */
     const char *is_sink;     /* [ctx] what kvsink:auto@join marks with this profile; without one,
                                 or where it has no stage, the first token. If marks is set. */

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "greedy.h"
 #include "kernels.h"
 #include "memory.h"
 #include "sequence.h"
@@ -86,6 +87,8 @@ typedef struct {
     tm_window *window;     /* whole window */
     tm_sequence *sequence; /* stream */
     tm_layers *layers;     /* or NULL */
+    tm_greedy *greedy;     /* or NULL: the keep set is the base's */
+    kv_keep tried;         /* greedy's keep set */
     float *work, *hidden;  /* hidden: [ctx][C] */
     float *logits16, *logits; /* [CHUNK][vocab] */
 
@@ -104,14 +107,19 @@ static void tell(void *self, double done, double total)
     if (v->progress) v->progress(v->self, 2.0 * v->now + done, 2.0 * v->windows);
 }
 
+static const kv_keep_rule *rule_of(const evaluation *v)
+{
+    return &v->spec->choice[v->cell->choice].rule;
+}
+
 static int open_memory(evaluation *v, int layers, kv_error *err)
 {
     const tm_eval_cell *c = v->cell;
     const kv_model *m = v->e->model;
     tm_fast *fast = tm_base_fast(v->base);
     if (v->spec->stream) {
-        tm_sequence_spec q = {c->keys, c->values, v->spec->choice[c->choice].rule,
-                              v->spec->profile, c->recent, v->spec->ctx};
+        tm_sequence_spec q = {c->keys, c->values, *rule_of(v), v->spec->profile, c->recent,
+                              v->spec->ctx};
         if (layers)
             return kv_fail(err, KV_FAIL_USAGE, "errors of layers are measured on whole windows, not"
                            " with --stream");
@@ -122,6 +130,10 @@ static int open_memory(evaluation *v, int layers, kv_error *err)
                        " --stream P", c->recent);
     if (tm_window_open(&v->window, m, &c->keys, &c->values, v->spec->ctx, v->pool, err))
         return err->code;
+    if (rule_of(v)->kind == KV_KEEP_GREEDY &&
+        (tm_greedy_open(&v->greedy, rule_of(v), v->spec->profile, &c->keys, &c->values, v->e, fast,
+                        v->spec->ctx, err) ||
+         tm_keep_init(&v->tried, m->layers, v->spec->ctx, err))) return err->code;
     return layers ? tm_layers_open(&v->layers, v->e, fast, v->spec->ctx, err) : KV_OK;
 }
 
@@ -148,6 +160,8 @@ static void close_all(evaluation *v)
     tm_window_close(v->window);
     tm_sequence_close(v->sequence);
     tm_layers_close(v->layers);
+    tm_greedy_close(v->greedy);
+    tm_keep_free(&v->tried);
     free(v->work);
     free(v->hidden);
     free(v->logits16);
@@ -169,10 +183,17 @@ static void count_layers(int *mark, const kv_keep *keep)
         for (int i = 0; i < keep->count[l]; i++) mark[keep->position[l * keep->capacity + i]]++;
 }
 
+static void tell_greedy(void *self, double done, double total)
+{
+    tell(self, 1 + done / total, 2);
+}
+
 static int whole_window(evaluation *v, tm_eval_window *r, const int *tokens, kv_error *err)
 {
     int L = v->e->model->layers, code = KV_OK;
-    const kv_keep *keep = &v->base_window.keep[v->cell->choice];
+    const kv_keep *keep = v->greedy ? &v->tried : &v->base_window.keep[v->cell->choice];
+    if (v->greedy && tm_greedy_keep(&v->tried, v->greedy, tokens, v->base_window.hidden, tell_greedy,
+                                    v, err)) return err->code;
     kv_run run = {.model = v->e->model, .backend = v->e->backend,
                   .memory = tm_window_memory(v->window), .work = v->work};
     for (int l = 0; l < L; l++) r->kept += keep->count[l];
@@ -195,7 +216,7 @@ static int streamed(evaluation *v, tm_eval_window *r, const int *tokens, kv_erro
 {
     int P = v->spec->stream, ctx = v->spec->ctx;
     size_t C = (size_t)v->e->model->width;
-    if (!v->same || v->spec->choice[v->cell->choice].rule.kind != KV_KEEP_NONE) {
+    if (!v->same || rule_of(v)->kind != KV_KEEP_NONE) {
         int code = tm_sequence_start(v->sequence, v->hidden, tokens, P, err);
         for (int t = P; t < ctx && !code; t++) {
             code = tm_sequence_step(v->sequence, v->hidden + (size_t)t * C, tokens[t], err);

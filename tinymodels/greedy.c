@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels.h"
 #include "memory.h"
 
 enum { ROWS = 64 }; /* of logits at a time */
@@ -41,13 +42,6 @@ typedef struct {
     int first; /* row of the window */
 } chunk;
 
-static double largest(const float *z, int n)
-{
-    float most = z[0];
-    for (int i = 1; i < n; i++) most = z[i] > most ? z[i] : most;
-    return most;
-}
-
 /* One row of the 16-bit logits becomes probabilities. */
 static void take_row(void *arg, int task, int worker)
 {
@@ -56,7 +50,7 @@ static void take_row(void *arg, int task, int worker)
     int vocab = g->e.model->vocab, t = c->first + task;
     const float *z = g->logits + (size_t)task * (size_t)vocab;
     float *p = g->p16 + (size_t)t * (size_t)vocab;
-    double top = largest(z, vocab), sum = 0, entropy = 0, mass = 0;
+    double top = z[tm_kernels_best()->largest(z, vocab)], sum = 0, entropy = 0, mass = 0;
     (void)worker;
     for (int i = 0; i < vocab; i++) sum += exp(z[i] - top);
     for (int i = 0; i < vocab; i++) {
@@ -75,14 +69,11 @@ static void compare_row(void *arg, int task, int worker)
     int vocab = g->e.model->vocab, t = c->first + task;
     const float *z = g->logits + (size_t)task * (size_t)vocab;
     const float *p = g->p16 + (size_t)t * (size_t)vocab;
-    double top = largest(z, vocab), sum = 0, cross = 0;
+    const tm_kernels *k = tm_kernels_best();
+    double top = z[k->largest(z, vocab)], cross = 0;
     (void)worker;
-    for (int i = 0; i < vocab; i++) {
-        double d = z[i] - top;
-        sum += exp(d);
-        cross += p[i] * d;
-    }
-    g->row[t] = g->negentropy[t] - cross + g->mass[t] * log(sum);
+    for (int i = 0; i < vocab; i++) cross += p[i] * (z[i] - top);
+    g->row[t] = g->negentropy[t] - cross + g->mass[t] * log(k->exp_sum(z, top, vocab));
 }
 
 /* Logits of the rows that predict a token of the window, handed to fn bunch by bunch. */
