@@ -763,7 +763,7 @@ static int is_kept(const kv_cache_layer *cl, int t)
 static void add_recent(cJSON *out, const char *name, const kv_cache_layer *cl, const kv_store *st)
 {
     cJSON *list = cJSON_AddArrayToObject(out, name);
-    int first = st->format.kind == KV_INT ? st->quantized : st->tokens; /* f16: none is "recent" */
+    int first = kv_format_coded(&st->format) ? st->quantized : st->tokens; /* f16: none is "recent" */
     for (int t = first; t < st->tokens; t++)
         if (!is_kept(cl, t))
             cJSON_AddItemToArray(list, cJSON_CreateNumber(t));
@@ -773,7 +773,7 @@ static cJSON *step_of(const kv_cache *c)
 {
     const kv_cache_layer *cl = &c->layer[0];
     cJSON *o = cJSON_CreateObject();
-    int k = cl->k.format.kind == KV_INT, v = cl->v.format.kind == KV_INT;
+    int k = kv_format_coded(&cl->k.format), v = kv_format_coded(&cl->v.format);
     cJSON_AddNumberToObject(o, "tokens", cl->k.tokens);
     cJSON_AddNumberToObject(o, "keysQuantized", cl->k.quantized);
     cJSON_AddNumberToObject(o, "valuesQuantized", cl->v.quantized);
@@ -880,6 +880,61 @@ static int cache(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error 
     return KV_OK;
 }
 
+static kv_limits limits_of(const cJSON *in, const char *lo, const char *hi)
+{
+    return vec_has(in, lo) ? (kv_limits){vec_floats(in, lo, NULL), vec_floats(in, hi, NULL)}
+                           : (kv_limits){NULL, NULL};
+}
+
+static int open_history(kv_cache *c, const cJSON *in, int tokens, kv_error *err)
+{
+    int *shape = vec_ints(in, "shape", NULL);
+    kv_cache_spec spec = {.layers = 1, .shape = {shape[0], shape[0], shape[1]},
+                          .recent = vec_int(in, "recent"), .capacity = tokens,
+                          .kept_capacity = tokens,
+                          .window = cJSON_IsTrue(vec_item(in, "window")),
+                          .key_limits = limits_of(in, "keysLo", "keysHi"),
+                          .value_limits = limits_of(in, "valuesLo", "valuesHi")};
+    int bad = kv_format_parse(&spec.keys, vec_text(in, "keys"), err);
+    if (!bad)
+        bad = kv_format_parse(&spec.values, vec_text(in, "values"), err);
+    return bad ? bad : kv_cache_init(c, &spec, malloc(kv_cache_size(&spec)), err);
+}
+
+/* Appending, settling where the case says so, sealing a window; then what a reader gets. */
+static int history(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
+{
+    (void)parameters;
+    kv_cache c;
+    int n, n_kept, T = 0, at = 0, *appends = vec_ints(in, "appends", &n);
+    int *kept = vec_ints(in, "kept", &n_kept), *settles = vec_ints(in, "settles", NULL);
+    float *k = vec_floats(in, "K", NULL), *v = vec_floats(in, "V", NULL);
+    for (int i = 0; i < n; i++)
+        T += appends[i];
+    int bad = open_history(&c, in, T, err);
+    if (bad)
+        return bad;
+    cJSON *steps = cJSON_AddArrayToObject(out, "steps");
+    int row = c.spec.shape.kv_heads * c.spec.shape.head_size;
+    for (int i = 0; i < n && !bad; at += appends[i++]) {
+        bad = kv_cache_append(&c, 0, k + (size_t)at * row, v + (size_t)at * row, kept, n_kept,
+                              appends[i], err);
+        if (settles[i])
+            kv_cache_settle(&c, 0);
+        cJSON_AddItemToArray(steps, step_of(&c));
+    }
+    if (!bad && c.spec.window) {
+        bad = kv_cache_seal(&c, 0, err);
+        cJSON_AddItemToArray(steps, step_of(&c));
+    }
+    float *x = check_floats((size_t)T * row);
+    for (int side = 0; side < 2 && !bad; side++) {
+        kv_cache_read(x, &c, 0, side, 0, T);
+        vec_add_floats(out, side ? "valuesRead" : "keysRead", x, (size_t)T * row);
+    }
+    return bad;
+}
+
 static int decode(cJSON *out, const cJSON *in, const cJSON *parameters, kv_error *err)
 {
     (void)parameters;
@@ -908,8 +963,9 @@ static const struct { const char *name; vec_piece *run; } pieces[] = {
     {"format_grammar", format_grammar}, {"e4m3", e4m3}, {"e4m3_decode", e4m3_decode},
     {"hadamard", hadamard}, {"sink_metric", sink_metric},
     {"calibration", calibration}, {"keep", keep}, {"keep_grammar", keep_grammar},
-    {"criterion", criterion}, {"predict", predict}, {"softmax", softmax}, {"attention", attention}, {"rmsnorm", rmsnorm},
-    {"rope", rope}, {"swiglu", swiglu}, {"cache", cache}, {"decode", decode},
+    {"criterion", criterion}, {"predict", predict}, {"softmax", softmax}, {"attention", attention},
+    {"rmsnorm", rmsnorm}, {"rope", rope}, {"swiglu", swiglu}, {"cache", cache},
+    {"history", history}, {"decode", decode},
 };
 #define PIECES (sizeof pieces / sizeof *pieces)
 

@@ -57,7 +57,7 @@ MISTAKES = {
     "outlier-each-side-whole": "P percent on each side instead of half of it.",
     "outlier-float-floor": "n * P / 200 is computed in floating point and falls below the integer.",
     "outlier-code": "An outlier's place holds the clamped code instead of 0.",
-    "outlier-per-group": "The outliers are chosen in each group instead of the whole channel or row.",
+    "outlier-per-group": "The outliers are chosen in each group, not in the whole channel or row.",
     "outlier-other-axis": "Keys take their outliers per token and values per channel.",
     "static-from-the-data": "The range of the data is used instead of the given constants.",
     "static-first-channel": "A group of channels takes the constants of its first one.",
@@ -68,7 +68,7 @@ MISTAKES = {
     "kivi-in-float32": "The arithmetic of the other formats is used, only scale and minimum half.",
     "kivi-row-not-half": "The row is not rounded to binary16 first.",
     "kivi-difference-not-half": "x - mn and mx - mn are not rounded to binary16.",
-    "kivi-quotient-not-half": "The quotient by s is not rounded to binary16 before rounding to code.",
+    "kivi-quotient-not-half": "The quotient by s is not rounded to binary16 before it becomes a code.",
     "kivi-read-not-half": "q * s + mn is computed in float32.",
 }
 DESCRIPTIONS = {

@@ -13,6 +13,11 @@ Tolerances are bounds, derived for an implementation that does everything in flo
 u = 2**-24 and n = D + 8, a logit is off by at most d = n u max_j sum_c |q_c k_jc| / sqrt(D); each
 probability by a factor within exp(2 d) and its own few roundings; and the output by at most
 (2 d + 2 (T + 8) u) max(1, |v|).
+
+Formats with `had` may be read without turning every row back: the query is rotated instead, and the
+output once at the end.  Each rotation is log2(D) + 1 roundings of numbers of at most the vector's
+norm, on both sides of the comparison: a logit is then off by 2 (log2(D) + 2) u |q| |k| more, an
+output by 2 (log2(D) + 2) u |v| sqrt(D), |.| the Euclidean norm of a head.
 """
 
 from decimal import Decimal
@@ -20,6 +25,7 @@ import math
 
 from cache import PLAIN, Sequence
 from exact import Random, big, exp, f32, root
+from history import Side
 from quantize import planted, quantize_array
 from suite import VectorFile, abs_rel
 
@@ -55,6 +61,10 @@ NOTES = {
     "no-sink": "No kept row.",
     "tie": "All logits are equal.",
     "not-quantized": "f16 or bf16 rows: nothing is kept or aged.",
+    "had-not-undone": "The query meets rotated keys, or the output stays rotated.",
+    "norm-not-multiplied": "The keys' norms are left out of the logits.",
+    "outliers-left-out": "Outliers are not put back; their places read as code 0.",
+    "codes-as-integers": "A level's rank or an E4M3 byte is taken for the number itself.",
 }
 UNIT = 2.0**-24
 
@@ -275,6 +285,93 @@ def decode_tolerance(inputs, out):
     )
 
 
+KIND_MISTAKES = ["had-not-undone", "norm-not-multiplied", "outliers-left-out", "codes-as-integers",
+                 "kept-but-in-statistics"]
+
+
+def sides_of(inputs, wrong=""):
+    """Keys and values of a stream of any formats, settled."""
+    whole = dict(inputs, window=False)
+    passed = wrong if wrong in ("had-not-undone", "norm-not-multiplied",
+                                "kept-but-in-statistics") else ""
+    out = []
+    for name, rows_name in (("keys", "K"), ("values", "V")):
+        side = Side(whole, name, passed)
+        for row in rows(inputs[rows_name], side.width):
+            side.push(row)
+        read = side.read()
+        if side.area and wrong == "outliers-left-out" and side.f.outliers:
+            for i in side.quantized().outliers:
+                read[i] = 0.0
+        if side.area and wrong == "codes-as-integers" and side.f.kind in ("nf", "e4m3"):
+            stored = side.quantized()
+            for i, code in enumerate(stored.codes):
+                if i // side.width not in side.kept_ever:
+                    read[i] = f32(0.25 * code)
+        out.append(read)
+    return out
+
+
+def decode_kinds_oracle(inputs, wrong=""):
+    kv_heads, size = inputs["shape"]
+    keys, values = sides_of(inputs, wrong)
+    heads, out = inputs["heads"], []
+    for h in range(heads):
+        g = kv_head(h, heads, kv_heads, wrong)
+        tokens = range(inputs["tokens"])
+        _, o = attend(
+            inputs["q"][h * size : (h + 1) * size],
+            [row_of(keys, t, g, kv_heads, size) for t in tokens],
+            [row_of(values, t, g, kv_heads, size) for t in tokens],
+            size,
+        )
+        out += plain(o)
+    return {"out": out}
+
+
+def norm(row):
+    return math.sqrt(math.fsum(v * v for v in row))
+
+
+def decode_kinds_tolerance(inputs, out):
+    size = inputs["shape"][1]
+    keys, values = sides_of(inputs)
+    plain_bound = bound(rows(inputs["q"], size), rows(keys, size), values, size, inputs["tokens"])
+    turns = 2 * (math.log2(size) + 2) * UNIT
+    longest = [max(norm(row) for row in rows(x, size)) for x in (inputs["q"], keys, values)]
+    logit, output = turns * longest[0] * longest[1], turns * longest[2] * math.sqrt(size)
+    total = plain_bound + 2 * logit * max(1.0, max(abs(v) for v in values)) + output
+    return abs_rel(float("%.2g" % total), 1e-6, REASON + "; the rotations' share added")
+
+
+def decode_kinds_file():
+    file = VectorFile("decode_kinds", "decode", {"formats": "of all kinds"}, decode_kinds_oracle,
+                      NOTES, KIND_MISTAKES)
+    for name, heads, shape, keys, values, recent, tokens, kept in (
+        ("nf4", 4, [2, 8], "nf4:channel:8", "nf4:token:8", 3, 14, [5]),
+        ("nf2, nf3", 2, [1, 8], "nf2:token:4", "nf3:channel:4", 0, 9, [3]),
+        ("e4m3", 4, [2, 8], "e4m3:channel:8", "e4m3:token:all", 3, 14, [5]),
+        ("q4_0, q8_0", 2, [1, 32], "q4_0", "q8_0", 1, 6, [2]),
+        ("q4_1, q5_1", 4, [2, 16], "q4_1", "q5_1", 1, 6, [2]),
+        ("q5_0 over heads of 8", 4, [4, 8], "q5_0", "q5_0", 0, 4, [1]),
+        ("q8_0 and q4_0, rotated", 2, [1, 32], "q8_0:had", "q4_0:had", 1, 6, [2]),
+        ("rotated", 4, [2, 8], "2:channel:8:had", "2:token:8:had", 3, 14, [5]),
+        ("rotated, heads of 64", 2, [1, 64], "4:token:64:had", "4:token:64:had", 1, 5, [3]),
+        ("as OScaR", 4, [2, 8], "2:channel:8:had:norm", "2:token:4:had", 3, 14, [5]),
+        ("norms of values too", 2, [1, 8], "4:token:8:norm", "4:token:8:norm", 2, 9, [4]),
+        ("outliers of values", 2, [1, 8], "2:channel:4", "2:token:8:out25", 2, 9, [4]),
+        ("outliers of values, rotated", 2, [2, 8], "4:channel:4:had", "4:token:8:had:out13", 2, 9,
+         [4]),
+        ("kivi", 4, [2, 8], "2:channel:4:kivi", "2:token:4:kivi", 4, 15, [5]),
+        ("nothing quantized yet", 2, [1, 8], "2:channel:8:had:norm", "nf4:token:8", 20, 5, [2]),
+    ):
+        add_decode(file, "kinds", name, heads, shape, keys, values, recent, tokens, kept,
+                   decode_kinds_tolerance)
+    earned = {flag for case in file.cases for flag in case["flags"]}
+    assert set(KIND_MISTAKES) <= earned, set(KIND_MISTAKES) - earned
+    return file
+
+
 def decode_file(bits):
     name = "decode_%d" % bits if bits else "decode_plain"
     file = VectorFile(
@@ -319,7 +416,8 @@ def decode_file(bits):
     return file
 
 
-def add_decode(file, seed, name, heads, shape, keys, values, recent, tokens, kept):
+def add_decode(file, seed, name, heads, shape, keys, values, recent, tokens, kept,
+               tolerance=decode_tolerance):
     random = Random(seed + " " + name)
     kv_heads, size = shape
     outlier = (kv_heads - 1, 1) if tokens > 1 else None
@@ -350,7 +448,7 @@ def add_decode(file, seed, name, heads, shape, keys, values, recent, tokens, kep
     }.get(name, [])
     if name == "four heads over two" and seed in ("decode_2", "decode_3"):
         must += ["minimum-ignored", "kept-but-in-statistics"]
-    file.case(name, inputs, flags, must, decode_tolerance)
+    file.case(name, inputs, flags, must, tolerance)
 
 
 def files():
@@ -358,3 +456,4 @@ def files():
     yield attention_file()
     for bits in (2, 3, 4, 8, 0):
         yield decode_file(bits)
+    yield decode_kinds_file()

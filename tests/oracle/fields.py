@@ -193,6 +193,25 @@ FIELDS = {
         },
         {"sequences": [RESULT]},
     ),
+    "history": (
+        {
+            "keys": "string",
+            "values": "string",
+            "recent": "count",
+            "shape": "counts",
+            "window": "bool",
+            "kept": "counts",
+            "appends": "counts",
+            "settles": "counts",
+            "K": "floats",
+            "V": "floats",
+            "keysLo?": "floats",
+            "keysHi?": "floats",
+            "valuesLo?": "floats",
+            "valuesHi?": "floats",
+        },
+        {"steps": [STEP], "keysRead": "floats", "valuesRead": "floats"},
+    ),
     "softmax": ({"kind": "string", "logits": "floats", "sink?": "number"}, {"p": "floats"}),
     "attention": (
         {

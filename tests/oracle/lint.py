@@ -116,6 +116,12 @@ def size_violations(piece, case, where):
             size = {"q4_0": 18, "q4_1": 20, "q5_0": 22, "q5_1": 24, "q8_0": 34}[
                 given["format"].split(":")[0]]
             wanted.append((out["blocks"], product(out["scaleShape"]) * size, "blocks"))
+    elif piece == "history":
+        size = sum(given["appends"]) * product(given["shape"])
+        wanted = [(given["K"], size, "K"), (given["V"], size, "V")]
+        wanted.append((given["settles"], len(given["appends"]), "settles"))
+        if out:
+            wanted += [(out["keysRead"], size, "keysRead"), (out["valuesRead"], size, "valuesRead")]
     elif piece == "criterion":
         size = given["layers"] * given["heads"] * given["tokens"] ** 2
         wanted = [(given["A"], size, "A")]

@@ -595,6 +595,9 @@ def kivi_files():
             shape = [19, 1, 4] if axis == "channel" else [5, 2, 8]
             x = planted(random, shape, [3], (shape[1] - 1, 1), 1.0, True)
             file.add("%d bits, a sink" % bits, text, shape, x, [3], ["outlier-channel"])
+        wide = [60000.0, -60000.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+        shape, x = lay([wide, wide], axis, 8)
+        file.add("range beyond half", "2:%s:8:kivi" % axis, shape, x, [], ["half-overflow"])
         yield file
 
 

@@ -19,6 +19,7 @@ import exact
 import fields
 import formats
 import halves
+import history
 import keep
 import levels
 import lowbit
@@ -38,6 +39,7 @@ PIECES = (
     calibration,
     sinkmetric,
     cache,
+    history,
     attention,
     transformer,
 )
