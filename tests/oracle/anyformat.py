@@ -115,6 +115,15 @@ def hadamard(x, wrong=""):
     return y if wrong == "had-unnormalised" else [f32(v * factor) for v in y]
 
 
+def self_test():
+    """The butterflies are the matrix (-1)^popcount(row & column) / sqrt(D), and undo themselves."""
+    x = [float((7 * i) % 16 - 5) for i in range(16)]
+    for row, y in enumerate(hadamard(x)):
+        signs = [(-1) ** bin(row & column).count("1") for column in range(16)]
+        assert y == sum(s * v for s, v in zip(signs, x)) / 4, row
+    assert hadamard(hadamard(x)) == x
+
+
 def rotate(x, shape, wrong=""):
     size = shape[2]
     if wrong == "had-over-the-row" and (shape[1] & (shape[1] - 1)) == 0:

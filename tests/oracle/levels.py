@@ -11,6 +11,7 @@ infinities, S.1111.111 is NaN, so 448 is the largest value and 2**-9 the smalles
 """
 
 import math
+import statistics
 
 from exact import NAN, Random, f32, half, round_away, small_float
 from suite import VectorFile
@@ -195,8 +196,21 @@ def e4m3_decode_oracle(inputs, wrong=""):
     return {"x": [e4m3_value(code, wrong) for code in inputs["codes"]]}
 
 
+def normal_float(bits):
+    """The construction of SPEC A.2: quantiles of the normal distribution, each side by itself."""
+    inverse, first = statistics.NormalDist().inv_cdf, (1 / 32 + 1 / 30) / 2
+    count = 2 ** (bits - 1)
+    negative = [inverse(first + i * (0.5 - first) / (count - 1)) for i in range(count)]
+    positive = [inverse(0.5 + i * (0.5 - first) / count) for i in range(1, count + 1)]
+    return [v / -negative[0] for v in negative] + [v / positive[-1] for v in positive]
+
+
 def self_test():
-    """Every finite code decodes to a value that encodes to it, and values ascend with codes."""
+    """The printed levels are those of the construction; every finite code of E4M3 decodes to a
+    value that encodes to it, and values ascend with codes."""
+    for bits, table in LEVELS.items():
+        assert len(table) == 2**bits == len(normal_float(bits))
+        assert all(abs(a - b) < 2e-7 for a, b in zip(table, normal_float(bits))), bits
     values = [e4m3_value(code) for code in range(127)]
     assert values == sorted(set(values)) and values[-1] == 448.0 and values[1] == 2.0**-9
     assert all(e4m3_code(e4m3_value(c)) == c for c in range(256) if c & 127 != 127)

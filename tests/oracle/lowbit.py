@@ -345,6 +345,7 @@ def hadamard_oracle(inputs, wrong=""):
 
 
 def hadamard_file():
+    anyformat.self_test()
     names = ["had-unnormalised", "had-order", "had-factor-first", "had-in-double"]
     notes = dict(anyformat.MISTAKES, **anyformat.DESCRIPTIONS)
     file = VectorFile("hadamard", "hadamard", {}, hadamard_oracle, notes, names)
