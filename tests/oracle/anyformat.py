@@ -15,6 +15,7 @@ static   lo and hi of each channel are given; token:G takes the least lo and gre
          channels.
 kivi     every operation rounded to binary16: s = half(half(mx - mn) / Q),
          q = rne(clamp(half(half(x - mn) / s), 0, Q)), x^ = half(half(q * s) + mn); s = 0: q = 0.
+         A range for which mx - mn, Q * s or Q * s + mn is infinite is refused.
 
 Kept tokens.  `both`: out of all statistics, stored as binary16 of the row as it came, code 0.
 `overwrite`: stored like that, but still in the statistics.  `exclude-only`: out of the statistics,
@@ -78,7 +79,10 @@ DESCRIPTIONS = {
     "no-sink": "No kept row at all.",
     "all-kept": "Every token of a group is kept.",
     "zero-outliers": "P is so small that the number is cut to 0; nothing may change.",
-    "half-overflow": "The transformed values do not fit binary16, and so cannot be stored.",
+    "half-overflow": (
+        "The values or what becomes of them (rotated values, a range, a code times the scale) do not "
+        "fit binary16, and so cannot be stored or read."
+    ),
 }
 
 
@@ -210,7 +214,10 @@ def kivi_fit(values, bits, wrong=""):
     span = f32(high - low) if wrong == "kivi-difference-not-half" else half(high - low)
     if math.isinf(span) or math.isinf(low):
         raise Refused("run", "the range %.9g is beyond what binary16 holds" % (high - low))
-    return half(f32(span / top)), low
+    scale = half(f32(span / top))
+    if wrong == "" and math.isinf(half(half(top * scale) + low)):
+        raise Refused("run", "the largest code, %d * %.9g, reads as infinity" % (top, scale))
+    return scale, low
 
 
 def kivi_code(x, bits, fit, wrong=""):

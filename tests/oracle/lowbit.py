@@ -599,6 +599,12 @@ def kivi_files():
         wide = [60000.0, -60000.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
         shape, x = lay([wide, wide], axis, 8)
         file.add("range beyond half", "2:%s:8:kivi" % axis, shape, x, [], ["half-overflow"])
+        wide = [32752.0, -32752.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+        shape, x = lay([wide, wide], axis, 8)
+        file.add("largest code beyond half", "2:%s:8:kivi" % axis, shape, x, [], ["half-overflow"])
+        wide = [32000.0, -32000.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+        shape, x = lay([wide, wide], axis, 8)
+        file.add("range within half", "2:%s:8:kivi" % axis, shape, x)
         yield file
 
 
