@@ -25,6 +25,10 @@ tiny     = $(patsubst %.c,$(BUILD)/%.o,$(filter-out tinymodels/main.c tinymodels
              $(wildcard tinymodels/*.c)))
 suites   = $(patsubst tests/%.c,$(BUILD)/test/%,$(filter-out tests/test_cuda_%,\
              $(wildcard tests/test_*.c)))
+# chapters/NN-name/experiment.c becomes $(BUILD)/experiments/NN.
+chapters = $(wildcard chapters/*/experiment.c)
+number   = $(firstword $(subst -, ,$(patsubst chapters/%,%,$(1))))
+experiments = $(foreach file,$(chapters),$(BUILD)/experiments/$(call number,$(file)))
 tools    = $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(wildcard tests/tools/*.c))
 need     = @sh tests/tools/need.sh
 
@@ -42,7 +46,8 @@ help: ## this list
 
 # ---- building -----------------------------------------------------------------------------------
 
-.PHONY: all
+.PHONY: all experiments
+experiments: $(experiments) ## build the programs that make the chapters' figures, build/experiments/NN
 all: $(BUILD)/kvsink ## build build/kvsink, the command line
 
 $(BUILD)/%.o: %.c
@@ -76,6 +81,12 @@ $(BUILD)/bench: $(BUILD)/tinymodels/bench.o $(BUILD)/libtm.a $(BUILD)/libkv.a
 $(BUILD)/test/%: tests/%.c $(BUILD)/libtm.a $(BUILD)/libkv.a
 	@mkdir -p $(@D)
 	$(call say,test,$<)$(CC) $(ALL) -Itests $< $(BUILD)/libtm.a $(BUILD)/libkv.a -o $@ -lcriterion $(LIBS)
+define experiment
+$(BUILD)/experiments/$(call number,$(1)): $(BUILD)/$(1:.c=.o) $(BUILD)/libtm.a $(BUILD)/libkv.a
+	@mkdir -p $$(@D)
+	$$(call say,link,$$@)$$(CC) $$^ -o $$@ $$(LIBS)
+endef
+$(foreach file,$(chapters),$(eval $(call experiment,$(file))))
 $(BUILD)/tools/%: tests/tools/%.c $(BUILD)/libtm.a $(BUILD)/libkv.a
 	@mkdir -p $(@D)
 	$(call say,tool,$<)$(CC) $(ALL) -Itests $< $(BUILD)/libtm.a $(BUILD)/libkv.a -o $@ $(LIBS)
@@ -119,7 +130,7 @@ test: need-test ## build and run all tests that need no large model
 .PHONY: need-test test-run
 need-test:
 	$(need) test build test
-test-run: $(BUILD)/kvsink $(suites) $(tools)
+test-run: $(BUILD)/kvsink $(suites) $(tools) $(experiments)
 	@$(PYTHON) tests/oracle/make_vectors.py --check
 	@$(PYTHON) tests/oracle/lint.py
 	@sh tests/need_test.sh

@@ -39,21 +39,35 @@ const char *cli_version(void)
 
 /* ----------------------------------------------------------------- errors */
 
+static const char *program; /* NULL: kvsink and a command */
+
+void cli_program(const char *name)
+{
+    program = name;
+}
+
+/* What the user typed to get here: "kvsink eval". */
+static const char *called(const char *command)
+{
+    static char name[64];
+    snprintf(name, sizeof name, "kvsink%s%s", command ? " " : "", command ? command : "");
+    return program ? program : name;
+}
+
 static void say(const char *command, const char *kind, const char *text, const char *hint)
 {
     cli_progress_clear();
     fflush(stdout);
-    fprintf(stderr, "kvsink%s%s: %s%s%s\n", command ? " " : "", command ? command : "", kind, text,
-            hint);
+    fprintf(stderr, "%s: %s%s%s\n", called(command), kind, text, hint);
 }
 
 static const char *running; /* the command, for notes and warnings */
 
 int cli_fail(const cli_command *command, const kv_error *err)
 {
-    char hint[64] = "";
+    char hint[96] = "";
     if (err->code == KV_FAIL_USAGE)
-        snprintf(hint, sizeof hint, "; see kvsink %s --help", command->name);
+        snprintf(hint, sizeof hint, "; see %s --help", called(command->name));
     say(command->name, "", err->text, hint);
     return err->code == KV_FAIL_USAGE ? KV_FAIL_USAGE : KV_FAIL_RUN;
 }
@@ -458,7 +472,7 @@ static void print_option(const cli_option *o)
 
 static void print_help(const cli_command *c)
 {
-    printf("usage: kvsink %s%s%s%s [options]\n\n", c->name, c->positional ? " " : "",
+    printf("usage: %s%s%s%s [options]\n\n", called(c->name), c->positional ? " " : "",
            c->positional ? c->positional : "",
            c->groups & CLI_TEXT ? " (--text S | --file F)" : "");
     print_wrapped(c->summary, 0, 0);

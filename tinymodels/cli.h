@@ -103,6 +103,10 @@ typedef struct {
  * a usage error was reported). */
 int cli_parse(cli_common *common, const cli_command *command, int argc, char **argv, int *status);
 
+/* For programs that are not kvsink: what --help and messages call them, "build/bench". Lives as long as
+ * the program. */
+void cli_program(const char *name);
+
 /* Was this option on the command line? For rules like "--recent needs --stream". */
 int cli_given(const char *name);
 

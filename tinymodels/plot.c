@@ -269,8 +269,8 @@ static void y_axis(tm_canvas *c, const axes *a)
             y_tick(c, a, pow(10, e));
     } else {
         double step = tm_nice_step(range, 5);
-        for (int i = 0; a->y0 + i * step <= last + 1e-9 * range; i++)
-            y_tick(c, a, a->y0 + i * step);
+        for (int i = (int)ceil(a->y0 / step - 1e-9); i * step <= last + 1e-9 * range; i++)
+            y_tick(c, a, i * step);
     }
 }
 
@@ -419,8 +419,8 @@ static void y_limits(axes *a, const tm_lines *p, double above)
             high = fmax(high, y);
         }
     if (!(low <= high)) low = high = 0;
-    a->y0 = p->log_y ? floor(low) : fmin(low, 0);
-    a->y1 = p->log_y ? ceil(high + 0.02) : high * 1.05;
+    a->y0 = p->log_y ? floor(low) : fmin(1.05 * low, 0);
+    a->y1 = p->log_y ? ceil(high + 0.02) : fmax(1.05 * high, 0);
     if (!(a->y1 > a->y0)) a->y1 = a->y0 + 1;
     a->ticks_to = a->y1;
     if (above < 0.8 * a->in.h) a->y1 += above / (a->in.h - above) * (a->y1 - a->y0);
