@@ -165,6 +165,52 @@ Test(test_experiments, without_its_outlier_a_sink_is_none)
     near(number("out/forbid.tsv", "verse/1/sinks", "later"), 1, 1e-3, "|h| of unseen sinks");
 }
 
+/* ---------------------------------------------------------------------- 04 */
+
+Test(test_experiments, bytes_and_rows_are_counted)
+{
+    experiment("04", "several.gguf --profile profile.txt --text verse=text.txt --lengths 64 --kept 0 5"
+               " --keys 2:channel:32 --runs 1 --out out");
+    const char *t = "out/cost.tsv";
+    near(number(t, "64/f16", "bits"), 16, 1e-9, "bits of halves");
+    /* 2 bits, and 32 for scale and minimum of 32 keys or 64 values: (3 + 2.5)/2 */
+    near(number(t, "64/0", "bits"), 2.75, 1e-3, "bits of codes");
+    near(number(t, "64/0", "kept"), 0, 0, "kept without a rule");
+    near(number(t, "64/5", "kept"), 3, 1e-9, "5 tokens in 3 of 5 layers");
+    /* 16-bit keys and values of 64 tokens in layers 0 and 1 */
+    near(number(t, "64/5", "waiting"), 2.0 * 2 * 64 * 2 * 2 * 64, 0, "bytes that wait");
+    cr_expect(number(t, "64/5", "wait") <= number(t, "64/5", "prefill"));
+    cr_expect(number(t, "64/5", "bytes") > number(t, "64/0", "bytes"));
+}
+
+/* ---------------------------------------------------------------------- 06 */
+
+Test(test_experiments, kvsink_predicts_what_was_put_there)
+{
+    experiment("06", ON_VERSE " --eps 0.1 --keys 2:channel:64 --wrong 1");
+    const char *t = "out/layers.tsv";
+    for (int l = 2; l <= 3; l++) {
+        char row[32];
+        snprintf(row, sizeof row, "verse/0.1/%d", l);
+        near(number(t, row, "sinks"), 4, 0, "sinks that 16 queries see");
+        near(number(t, row, "p:kvsink:5@1/all"), 1, 0, "precision");
+        near(number(t, row, "r:kvsink:5@1/all"), 1, 0, "recall");
+        near(number(t, row, "r:first:5"), 0.25, 1e-9, "recall of the first tokens");
+        near(number(t, row, "r:random:5:1"), 0, 0.5, "recall of chance");
+    }
+    near(number(t, "verse/0.1/0", "sinks"), 0, 0, "sinks before there are any");
+    near(number("out/prediction.tsv", "verse/0.1/kvsink:5@1/all", "recall"), 1, 0, "recall");
+    near(number("out/prediction.tsv", "verse/0.1/kvsink:5@1/all", "kept"), 5, 0, "kept rows");
+    t = "out/wrong.tsv";
+    cr_expect(number(t, "verse/right", "kl") < 0.01);
+    cr_expect(number(t, "verse/none", "kl") > 1);
+    near(number(t, "verse/layer-1", "kl"), number(t, "verse/right", "kl"), 0, "the stage's layer");
+    near(number(t, "verse/layer-2", "as_right"), 5, 0, "the layer behind it");
+    cr_expect(number(t, "verse/layer-0", "kl") > 1, "before the outlier emerges");
+    cr_expect(number(t, "verse/layer-4", "kl") > 1, "after it is gone");
+    cr_expect(number(t, "verse/channel-by-size-2", "kl") > 1, "another channel");
+}
+
 /* --------------------------------------------------------------- all of them */
 
 Test(test_experiments, bad_command_lines_are_refused)

@@ -1,4 +1,5 @@
 /* Command line, texts and tables of the experiments; experiment.h says what they look like. */
+#define _POSIX_C_SOURCE 200809L
 #include "experiment.h"
 
 #include <errno.h>
@@ -6,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "chat.h"
 #include "memory.h"
@@ -307,6 +309,7 @@ int experiment_table(tm_out *out, const experiment *x, const char *name, const c
     for (int i = 0; i < x->n; i++) print_text(out->f, &x->text[i]);
     fprintf(out->f, "# windows: at most %d of %d tokens for each text\n", x->windows, x->ctx);
     fprintf(out->f, "# commit: %s\n", cli_version());
+    if (x->note[0]) fprintf(out->f, "# %s\n", x->note);
     if (x->is_long) fprintf(out->f, "# long: yes\n");
     fprintf(out->f, "%s\n", titles);
     return KV_OK;
@@ -332,6 +335,37 @@ double experiment_error_of(const experiment_mean *m)
     if (m->n < 2) return 0;
     double mean = m->sum / m->n, variance = (m->square - m->n * mean * mean) / (m->n - 1);
     return variance > 0 ? sqrt(variance / m->n) : 0;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+double experiment_median(double *x, int n)
+{
+    if (n > 0) qsort(x, (size_t)n, sizeof *x, ascending);
+    return n > 0 ? (x[(n - 1) / 2] + x[n / 2]) / 2 : 0;
+}
+
+double experiment_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+char *experiment_machine(char *buffer, size_t size, const experiment *x)
+{
+    char line[256], name[160] = "unknown CPU";
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "model name : %159[^\n]", name) == 1) break;
+    if (f) fclose(f);
+    snprintf(buffer, size, "%s, %d thread%s, %s", name, x->common.threads,
+             x->common.threads == 1 ? "" : "s", tm_fast_simd(x->s.fast));
+    return buffer;
 }
 
 enum { CHUNK = 64 };

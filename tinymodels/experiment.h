@@ -64,6 +64,7 @@ typedef struct {
     experiment_text text[EXPERIMENT_TEXTS];
     int n;
     char *command;      /* the command line */
+    char note[256];     /* one more comment line for the tables to come, if not empty */
     /* behind this line: what the command line is parsed into */
     char name[32];
     cli_list plain, packed, chat;
@@ -103,6 +104,13 @@ typedef struct {
 void experiment_add(experiment_mean *m, double x);
 double experiment_mean_of(const experiment_mean *m);  /* NaN if nothing was added */
 double experiment_error_of(const experiment_mean *m); /* 0 for fewer than two */
+
+/* Reorders x [n]; 0 for none. */
+double experiment_median(double *x, int n);
+
+/* Seconds since some moment; and what time was measured on: "model of the CPU, N threads". */
+double experiment_seconds(void);
+char *experiment_machine(char *buffer, size_t size, const experiment *x);
 
 /* Compares the predictions of two hidden states [n][C] of a window as tm_eval does, those of rows
  * first .. n-2: means over them. */
