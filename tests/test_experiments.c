@@ -183,6 +183,51 @@ Test(test_experiments, bytes_and_rows_are_counted)
     cr_expect(number(t, "64/5", "bytes") > number(t, "64/0", "bytes"));
 }
 
+/* ---------------------------------------------------------------------- 05 */
+
+#define FAILURES ON_VERSE " --stream-ctx 120 --recent 4 --contexts 100 --keys 2:channel:64"
+
+Test(test_experiments, sinks_born_in_decode_need_decode)
+{
+    experiment("05", FAILURES " --only short");
+    const char *t = "out/short.tsv";
+    near(number(t, "verse/1/first:5", "kept"), 1, 0, "a prompt of one token");
+    cr_expect(number(t, "verse/3/kvsink:5/all", "kl") > 1);
+    cr_expect(number(t, "verse/3/kvsink:5/all+decode", "kl") < 0.01);
+    near(number(t, "verse/2/kvsink:auto@each/all+decode", "kept"), 4, 0,
+         "the begin token and three full stops");
+    cr_expect(access("out/born.tsv", R_OK) != 0);
+}
+
+Test(test_experiments, chunks_keep_more_tokens)
+{
+    experiment("05", FAILURES " --only chunked repeat");
+    const char *t = "out/chunked.tsv";
+    near(number(t, "verse/1/whole", "kept"), 5, 0, "the whole prompt's");
+    near(number(t, "verse/1/128", "kept"), 5, 0, "one chunk of 128");
+    /* the first 64 tokens have three sinks, so two others were kept before the last two came */
+    near(number(t, "verse/1/64", "kept"), 7, 0, "kept in two chunks");
+    near(number(t, "verse/1/16", "as_whole"), 5, 0, "sinks are never missed");
+    t = "out/repeat.tsv";
+    cr_expect(eq(str, (char *)cell(t, "kvsink:5/all", "positions"), "0,1,2,3,4"));
+    cr_expect(eq(str, (char *)cell(t, "kvsink:auto@each/all", "positions"), "-"));
+}
+
+Test(test_experiments, whole_windows_and_long_ones)
+{
+    experiment("05", FAILURES " --only windows context --rules none first:5 kvsink:5");
+    cr_expect(number("out/windows.tsv", "verse/first:5", "kl") > 1);
+    cr_expect(number("out/windows.tsv", "verse/kvsink:5", "kl") < 0.01);
+    near(number("out/windows.tsv", "verse/kvsink:5", "kept"), 3, 1e-9, "5 tokens in 3 of 5 layers");
+    cr_expect(number("out/context.tsv", "100/kvsink:5", "kl") < 0.01);
+    char *text;
+    size_t n;
+    cr_assert(eq(int, tm_read_file(&text, &n, "out/context.txt", NULL), 0));
+    cr_expect(strstr(text, "trained for 2048") != NULL, "%s", text);
+    free(text);
+    cr_expect(eq(int, run("experiments/05", ON_VERSE " --only everything"), 2));
+}
+
 /* ---------------------------------------------------------------------- 06 */
 
 Test(test_experiments, kvsink_predicts_what_was_put_there)
