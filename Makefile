@@ -87,6 +87,7 @@ $(BUILD)/experiments/$(call number,$(1)): $(BUILD)/$(1:.c=.o) $(BUILD)/libtm.a $
 	$$(call say,link,$$@)$$(CC) $$^ -o $$@ $$(LIBS)
 endef
 $(foreach file,$(chapters),$(eval $(call experiment,$(file))))
+$(BUILD)/test/test_experiments: | $(experiments) $(BUILD)/kvsink
 $(BUILD)/tools/%: tests/tools/%.c $(BUILD)/libtm.a $(BUILD)/libkv.a
 	@mkdir -p $(@D)
 	$(call say,tool,$<)$(CC) $(ALL) -Itests $< $(BUILD)/libtm.a $(BUILD)/libkv.a -o $@ $(LIBS)

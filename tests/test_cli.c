@@ -27,7 +27,7 @@
 
 static const char *const command[] = {"info", "tokens", "logits", "generate", "sinks", "outliers",
                                       "calibrate", "predict", "eval", "dump", "quantize",
-                                      "handmade"};
+                                      "handmade", "tasks"};
 enum { COMMANDS = sizeof command / sizeof command[0] };
 
 /* ------------------------------------------------------------------ model */

@@ -1,7 +1,7 @@
-/* The experiments of the chapters as processes, on the hand-built model, in which all that they look for
- * was put by hand: an outlier of 2048 in channel 206 at the begin token and at full stops, written by
- * layer 1 and taken away by layer 3; heads of layers 2 and 3 that park on these tokens. KV_BUILD
- * names the folder they were built in (default: build). */
+/* The experiments of the chapters as processes, on the hand-built model, in which all that they
+ * look for was put by hand: an outlier of 2048 in channel 206 at the begin token and at full
+ * stops, written by layer 1 and taken away by layer 3; heads of layers 2 and 3 that park on these
+ * tokens. KV_BUILD names the folder they were built in (default: build). */
 #define _XOPEN_SOURCE 700
 
 #include <math.h>
@@ -73,7 +73,8 @@ static void experiment(const char *number, const char *arguments)
     cr_assert(eq(int, status, 0), "%s %s: %s", number, arguments, text ? text : "");
 }
 
-/* A cell of a table by the first word of its row and the title of its column, as the book finds it. */
+/* A cell of a table by the first word of its row and the title of its column, as the book finds
+ * it. */
 static const char *cell(const char *path, const char *row, const char *column)
 {
     static char value[256];
@@ -169,7 +170,8 @@ Test(test_experiments, without_its_outlier_a_sink_is_none)
 
 Test(test_experiments, bytes_and_rows_are_counted)
 {
-    experiment("04", "several.gguf --profile profile.txt --text verse=text.txt --lengths 64 --kept 0 5"
+    experiment("04",
+               "several.gguf --profile profile.txt --text verse=text.txt --lengths 64 --kept 0 5"
                " --keys 2:channel:32 --runs 1 --out out");
     const char *t = "out/cost.tsv";
     near(number(t, "64/f16", "bits"), 16, 1e-9, "bits of halves");
@@ -265,7 +267,8 @@ Test(test_experiments, bad_command_lines_are_refused)
     cr_expect(eq(int, run("experiments/01", "several.gguf --text text.txt --out out"), 2));
     cr_expect(eq(int, run("experiments/01", "several.gguf --packed a=text.txt --out out"), 2));
     cr_expect(eq(int, run("experiments/01", "several.gguf --text a=text.txt"), 2));
-    cr_expect(eq(int, run("experiments/01", "several.gguf --text a=text.txt --out missing/out"), 1));
+    cr_expect(eq(int, run("experiments/01", "several.gguf --text a=text.txt --out missing/out"),
+                 1));
     cr_expect(eq(int, run("experiments/01", "--help"), 0));
 }
 

@@ -13,6 +13,7 @@ int cmd_calibrate(int argc, char **argv);
 int cmd_predict(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
 int cmd_sweep(int argc, char **argv);
+int cmd_tasks(int argc, char **argv);
 int cmd_demo(int argc, char **argv); /* not listed: make demo */
 int cmd_dump(int argc, char **argv);
 int cmd_quantize(int argc, char **argv);

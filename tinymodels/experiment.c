@@ -199,7 +199,8 @@ static void options(experiment *x)
          "mark the tables as results that take long to make (book/style.md)"},
         {"--out", CLI_STRING, &x->out, "DIR", NULL, 0, 0, "folder for tables and pictures"},
     };
-    int n = (int)(sizeof shared / sizeof *shared), room = (int)(sizeof x->option / sizeof *x->option);
+    int n = (int)(sizeof shared / sizeof *shared);
+    int room = (int)(sizeof x->option / sizeof *x->option);
     memcpy(x->option, shared, sizeof shared);
     for (const cli_option *o = x->spec->options; o && o->name && n < room - 1; o++)
         x->option[n++] = *o;
@@ -209,7 +210,8 @@ static int check(experiment *x, kv_error *err)
 {
     if (!x->out) return kv_fail(err, KV_FAIL_USAGE, "--out: name the folder for the results");
     if (x->spec->wants_profile && !x->profile_path)
-        return kv_fail(err, KV_FAIL_USAGE, "--profile: needed here; make one with kvsink calibrate");
+        return kv_fail(err, KV_FAIL_USAGE,
+                       "--profile: needed here; make one with kvsink calibrate");
     return parse_texts(x, err);
 }
 

@@ -1,16 +1,16 @@
 /* Experiment: what the programs of the chapters share (chapters/NN-name/experiment.c).
  *
  * Each of them runs one model on several texts, writes small tables and pictures into a folder and
- * says in every table what it was made from, so that book and study can quote it (book/style.md). All
- * have the same command line:
+ * says in every table what it was made from, so that book and study can quote it (book/style.md).
+ * All have the same command line:
  *
  *     build/experiments/NN MODEL --profile F --text NAME=FILE ... --packed NAME=N:FILE ...
  *                          --chat NAME=FILE ... [--ctx N] [--windows N] [--long] --out DIR
  *
  * A text is cut into windows that do not overlap. Plain: each begins with BOS where the model has
  * one. Packed: passages of at most N tokens joined by the end-of-text token. Chat: every
- * conversation of the file (a system message begins a new one) is a window of its own, so that windows
- * may be shorter than ctx. */
+ * conversation of the file (a system message begins a new one) is a window of its own, so that
+ * windows may be shorter than ctx. */
 #ifndef TM_EXPERIMENT_H
 #define TM_EXPERIMENT_H
 
@@ -73,23 +73,23 @@ typedef struct {
     cli_option option[24];
 } experiment;
 
-/* Parses, opens model, profile and texts, makes the folder. Returns 1 to go on, 0 when the program is
- * over with *status. */
+/* Parses, opens model, profile and texts, makes the folder. Returns 1 to go on, 0 when the program
+ * is over with *status. */
 int experiment_open(experiment *x, const experiment_spec *spec, int argc, char **argv, int *status);
 void experiment_close(experiment *x);
 
 /* Prints the error and returns the exit status. */
 int experiment_fail(const experiment *x, const kv_error *err);
 
-/* Cuts a text into windows of another length: at most `windows` (0: all). A plain or packed text that
- * does not fill one is an error; chats are cut at ctx. The old windows are gone. */
+/* Cuts a text into windows of another length: at most `windows` (0: all). A plain or packed text
+ * that does not fill one is an error; chats are cut at ctx. The old windows are gone. */
 int experiment_cut(experiment *x, experiment_text *t, int ctx, int windows, kv_error *err);
 
 /* DIR/name; good until four more have been asked for. */
 const char *experiment_path(const experiment *x, const char *name);
 
-/* Opens the table DIR/name: comment lines that say where it comes from, then the titles (separated by
- * tabs). The caller prints rows and closes it with tm_out_close. */
+/* Opens the table DIR/name: comment lines that say where it comes from, then the titles (separated
+ * by tabs). The caller prints rows and closes it with tm_out_close. */
 int experiment_table(tm_out *out, const experiment *x, const char *name, const char *titles,
                      kv_error *err);
 

@@ -23,6 +23,7 @@ static const struct {
     {"predict", cmd_predict, "list the tokens a keep rule would protect in a text"},
     {"eval", cmd_eval, "measure perplexity, KL divergence, bits and bytes of a cache format"},
     {"sweep", cmd_sweep, "measure a grid of texts, formats and keep rules; tables and pictures"},
+    {"tasks", cmd_tasks, "try a pass key, the next passage and greedy text with a cache and without"},
     {"dump", cmd_dump, "write any intermediate result of the model to a .npy file"},
     {"demo", cmd_demo, NULL}, /* what `make demo` runs */
     {"quantize", cmd_quantize, "quantize an array: codes, scales, minima and what comes back"},

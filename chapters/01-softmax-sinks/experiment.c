@@ -1,9 +1,9 @@
 /* Chapter 1: how sinks differ from other tokens inside the attention layers.
  *
- * For every layer and text, over all windows: the norms of query, key and value (all heads of the layer
- * together), the mean cosine of the key with the queries that see it, and the share of attention, for
- * three kinds of token: the first, other sinks, and the rest. A token is a sink if its
- * key receives alpha > eps in at least one in a hundred of all heads of the model.
+ * For every layer and text, over all windows: the norms of query, key and value (all heads of the
+ * layer together), the mean cosine of the key with the queries that see it, and the share of
+ * attention, for three kinds of token: the first, other sinks, and the rest. A token is a sink if
+ * its key receives alpha > eps in at least one in a hundred of all heads of the model.
  *
  * norms.tsv     row (text/layer/kind), tokens, means of q, k, v, cosine, and attention
  * summary.tsv   row (text), windows, sinks a window, share of all attention they receive, and the
@@ -159,8 +159,8 @@ static void panel(tm_canvas *c, tm_box box, const job *j, int value, double *y)
     int L = j->x.s.model->layers;
     tm_series s[KINDS];
     for (int k = 0; k < KINDS; k++) {
-        s[k] = (tm_series){name[k], y + k * L, k == FIRST ? tm_sink : tm_series_color[k == REST ? 0 : 1],
-                           k != REST};
+        tm_color color = k == FIRST ? tm_sink : tm_series_color[k == REST ? 0 : 1];
+        s[k] = (tm_series){name[k], y + k * L, color, k != REST};
         for (int l = 0; l < L; l++) y[k * L + l] = experiment_mean_of(&at(j, 0, l, k)[value]);
     }
     tm_lines p = {title[value], "layer", NULL, 0, L, 0, s, KINDS, NULL, NULL, 0};

@@ -1,17 +1,18 @@
-/* Chapter 2: an outlier from layer to layer, the same channels on other texts, and what it is there for.
+/* Chapter 2: an outlier from layer to layer, the same channels on other texts, and what it is
+ * there for.
  *
  * For every stage of the profile the tokens that pass its threshold are its sinks.
  *
- * outliers.tsv  row (text/stage/layer). In the stage's channel, mean over the stage's sinks and, of all
- *               other tokens, the value of largest magnitude, both with their sign: after attention
- *               (h_attn), what the down projection adds (down_out), and the residual after the layer (h);
- *               of the down projection's input (down_in) each token's largest value in any
- *               channel. phase: the paper's, from the means over sinks.
+ * outliers.tsv  row (text/stage/layer). In the stage's channel, mean over the stage's sinks and,
+ *               of all other tokens, the value of largest magnitude, both with their sign: after
+ *               attention (h_attn), what the down projection adds (down_out), and the residual
+ *               after the layer (h); of the down projection's input (down_in) each token's largest
+ *               value in any channel. phase: the paper's, from the means over sinks.
  * stages.tsv    row (text/stage): windows, windows whose own search finds the same layer and
  *               channel, sinks a window, median |h| at sinks and elsewhere.
  * others.tsv    row (text/layer:channel): stages found in some window that are not in the profile.
- * cause.tsv     row (text/what was done): attention that the sinks receive behind the stage, share of heads
- *               in which they are sinks, perplexity, KL to the undisturbed model.
+ * cause.tsv     row (text/what was done): attention that the sinks receive behind the stage, share
+ *               of heads in which they are sinks, perplexity, KL to the undisturbed model.
  * forbid.tsv    row (text/who was forbidden): |h| of first and later sinks behind the layers
  *               in which they could not be attended to, over what it was undisturbed; and KL (first
  *               256 tokens of each window).
@@ -159,7 +160,8 @@ static int follow_window(job *j, int text, const int *tokens, int T, kv_error *e
                     1u << KV_TAP_DOWN_OUT;
     int code = hidden && flag ? watch_open(&w, j, T, err) : err->code;
     if (!code) code = session_forward(&j->x.s, hidden, tokens, T, watch_tap, &w, mask, err);
-    for (int s = 0; s < j->x.profile.n_stages && !code; s++) add_stage(j, &w, text, s, flag, hidden);
+    for (int s = 0; s < j->x.profile.n_stages && !code; s++)
+        add_stage(j, &w, text, s, flag, hidden);
     watch_close(&w);
     free(hidden);
     free(flag);
@@ -423,7 +425,8 @@ static int cause_window(effect *e, job *j, const int *tokens, int T, kv_error *e
 
 static void print_effect(FILE *f, const job *j, int text, int stage, int deed, const effect *e)
 {
-    static const char *const name[] = {"as-it-is", "zero", "mean", "other-channel", "all-stages-zero"};
+    static const char *const name[] = {"as-it-is", "zero", "mean", "other-channel",
+                                       "all-stages-zero"};
     fprintf(f, "%s/%d/%s\t%d\t%.4g\t%.4g\t%.5g\t%.4g\t%.2g\n", j->x.text[text].name,
             j->x.profile.stage[stage].layer, name[deed], e->kl.n, experiment_mean_of(&e->mass),
             experiment_mean_of(&e->heads), exp(experiment_mean_of(&e->loss)),
@@ -461,8 +464,9 @@ static int find_causes(job *j, kv_error *err)
 enum { FORBID_TOKENS = 256 };
 enum { UNDISTURBED, FROM_OTHERS, ALSO_FROM_ITSELF, ORDINARY, RULES };
 
-/* In layers from..to rows may not attend to flagged columns (unless it is their own, for FROM_OTHERS); what
- * is left of a row is scaled to sum to one again. A row that has nothing left stays zero. */
+/* In layers from..to rows may not attend to flagged columns (unless it is their own, for
+ * FROM_OTHERS); what is left of a row is scaled to sum to one again. A row that has nothing left
+ * stays zero. */
 typedef struct {
     int rule, from, to, T;
     const int *flag;  /* [T] sinks */
@@ -498,7 +502,7 @@ static int forbid_window(drift *d, job *j, int stage, const int *tokens, int T, 
 {
     const kv_model *m = j->x.s.model;
     const kv_stage *s = &j->x.profile.stage[stage];
-    int from = s->layer + 1, to = from + (m->layers - from) / 2; /* the first half of what follows */
+    int from = s->layer + 1, to = from + (m->layers - from) / 2; /* half of what follows */
     tm_probe probe[2] = {{KV_TAP_H, s->layer, s->channel}, {KV_TAP_H, to, s->channel}};
     size_t n = (size_t)T * (size_t)m->width;
     float *hidden = experiment_zeros(2 * n, sizeof *hidden, err);
@@ -511,7 +515,8 @@ static int forbid_window(drift *d, job *j, int stage, const int *tokens, int T, 
         forbid f = {rule, from, to, T, flag,
                     {rule ? h + 2 * T : h, probe, 2, T, 0}};
         kv_run run = {.model = m, .backend = j->x.s.backend, .tap = forbid_tap, .tap_self = &f,
-                      .tap_mask = 1u << KV_TAP_H | 1u << KV_TAP_ATTENTION, .remix = 1, .work = work};
+                      .tap_mask = 1u << KV_TAP_H | 1u << KV_TAP_ATTENTION, .remix = 1,
+                      .work = work};
         experiment_scores score;
         code = kv_forward(rule ? hidden + n : hidden, &run, tokens, T, err);
         if (!code && rule == UNDISTURBED) stage_sinks(flag, h, T, s);

@@ -7,8 +7,8 @@
  *   prefill    the pass over the prompt
  *   predict    of that: reading the stages' channels and choosing the K largest
  *   wait       from the beginning of the prefill until the set is known, and
- *   waiting    bytes of 16-bit keys and values that layers up to the last stage make until then: who
- *              wants to protect these layers too (/all) has to hold them back
+ *   waiting    bytes of 16-bit keys and values that layers up to the last stage make until then:
+ *              who wants to protect these layers too (/all) has to hold them back
  *   quantize   filling the packed cache after the prefill, kept rows left out
  *   step       one more token through the packed cache
  *   bytes, bits, kept   of the cache behind the prompt: all layers; a number; positions a layer */
@@ -130,7 +130,7 @@ static void print_row(FILE *out, const job *j, int T, const char *name, int stag
             f->bytes, 8 * f->bytes / (row * m->layers * T), f->kept);
 }
 
-/* All K of one length: their runs alternate, so that a busy moment of the machine hits all alike. */
+/* All K of one length: their runs alternate, so that a busy moment of the machine hits all. */
 static int one_length(FILE *out, job *j, int T, kv_error *err)
 {
     static figures f[MOST + 1];
@@ -145,7 +145,8 @@ static int one_length(FILE *out, job *j, int T, kv_error *err)
     for (int r = 0; r < j->runs; r++)
         for (int k = 0; k <= j->kept.count; k++) {
             int f16 = k == j->kept.count, nothing = f16 || !strcmp(j->kept.item[k], "0");
-            cli_progress(r * (j->kept.count + 1) + k, j->runs * (j->kept.count + 1), "measuring time");
+            cli_progress(r * (j->kept.count + 1) + k, j->runs * (j->kept.count + 1),
+                         "measuring time");
             if (one_run(&f[k], j, nothing ? NULL : &rule[k], f16, tokens, T, err)) return err->code;
         }
     cli_progress_clear();
@@ -168,7 +169,8 @@ static int measure(job *j, kv_error *err)
     for (int i = 0; i < j->lengths.count && !code; i++) {
         int T = atoi(j->lengths.item[i]);
         if (T < 1 || T > 1 << 20)
-            code = kv_fail(err, KV_FAIL_USAGE, "--lengths: found '%.40s', expected numbers of tokens",
+            code = kv_fail(err, KV_FAIL_USAGE,
+                           "--lengths: found '%.40s', expected numbers of tokens",
                            j->lengths.item[i]);
         if (!code) code = experiment_cut(&j->x, &j->x.text[0], T + STEPS + 1, 1, err);
         if (!code) code = one_length(out.f, j, T, err);
@@ -189,7 +191,8 @@ static int prepare(job *j, kv_error *err)
     static const char *const lengths[] = {"128", "512", "2048"}, *const kept[] = {"0", "5", "20"};
     defaults(&j->lengths, lengths, 3);
     defaults(&j->kept, kept, 3);
-    if (j->kept.count > MOST) return kv_fail(err, KV_FAIL_USAGE, "--kept: at most %d numbers", MOST);
+    if (j->kept.count > MOST)
+        return kv_fail(err, KV_FAIL_USAGE, "--kept: at most %d numbers", MOST);
     kv_shape s = j->x.s.model->shape;
     if (kv_format_parse(&j->keys, j->keys_text, err) || kv_format_check(&j->keys, s, 0, err) ||
         kv_format_parse(&j->values, j->values_text, err)) return err->code;

@@ -1,14 +1,14 @@
 /* Chapter 5: where a small set of kept tokens, chosen once, fails.
  *
- * All figures are of one cache format against 16 bits: KL in nats with its standard error over windows,
- * mean kept rows a layer.
+ * All figures are of one cache format against 16 bits: KL in nats with its standard error over
+ * windows, mean kept rows a layer.
  *
  * short.tsv    row (text/P/rule): a prompt of P tokens, then the text through the packed cache
  * born.tsv     row (text/rule), packed texts: a prompt that ends within the first passage, so that
  *              the end-of-text tokens to come are sinks born in decode
- * chunked.tsv  row (text/stage/chunk): kvsink:5 while a prompt comes in pieces. After each piece the 5
- *              largest |h| so far are kept; a token once quantized is never promoted, a kept one never
- *              demoted. kept tokens, how many of them are the whole prompt's 5, KL
+ * chunked.tsv  row (text/stage/chunk): kvsink:5 while a prompt comes in pieces. After each piece
+ *              the 5 largest |h| so far are kept; a token once quantized is never promoted, a kept
+ *              one never demoted. kept tokens, how many of them are the whole prompt's 5, KL
  * windows.tsv  row (text/rule): whole windows of every text, chats of several lengths among them
  * repeat.tsv   row (rule): one token over and over: kept positions of the last layer, and KL.
  *              alpha: the most attention that a later key receives in any head
@@ -55,8 +55,8 @@ static void print_outcome(FILE *f, const outcome *o)
 /* ------------------------------------------------------------ whole windows */
 
 /* The keep set of a rule, from the pass without quantization; hidden16 [n][C] comes from there. */
-static int keep_of(kv_keep *keep, float *hidden16, job *j, const char *text, const int *tokens, int n,
-                   kv_error *err)
+static int keep_of(kv_keep *keep, float *hidden16, job *j, const char *text, const int *tokens,
+                   int n, kv_error *err)
 {
     kv_keep_rule rule;
     tm_evidence *evidence = NULL;
@@ -161,7 +161,8 @@ static int one_token(job *j, kv_error *err)
         int last = j->x.s.model->layers - 1, kept = keep.count[last];
         fprintf(out.f, "%s\t%d\t%.4g\t", j->rule_list.item[r], tokens[0], largest);
         for (int i = 0; i < kept && i < 8; i++)
-            fprintf(out.f, "%s%d", i ? "," : "", keep.position[(size_t)last * (size_t)n + (size_t)i]);
+            fprintf(out.f, "%s%d", i ? "," : "",
+                    keep.position[(size_t)last * (size_t)n + (size_t)i]);
         fprintf(out.f, "%s", kept > 8 ? ",..." : kept ? "" : "-");
         print_outcome(out.f, &o);
         tm_keep_free(&keep);
@@ -226,8 +227,8 @@ static int chunked_set(int *position, const float *h, int n, int chunk, float *s
     return kept;
 }
 
-static int chunked_window(outcome *o, experiment_mean *same, job *j, const float *h, const int *tokens,
-                          int n, int chunk, kv_error *err)
+static int chunked_window(outcome *o, experiment_mean *same, job *j, const float *h,
+                          const int *tokens, int n, int chunk, kv_error *err)
 {
     int L = j->x.s.model->layers, whole[KEPT], agree = 0;
     float *scratch = experiment_zeros((size_t)n, sizeof *scratch, err);
@@ -253,7 +254,8 @@ static int chunked_window(outcome *o, experiment_mean *same, job *j, const float
     return code;
 }
 
-static int chunked_text(FILE *out, job *j, const experiment_text *t, int stage, int chunk, kv_error *err)
+static int chunked_text(FILE *out, job *j, const experiment_text *t, int stage, int chunk,
+                        kv_error *err)
 {
     const kv_stage *s = &j->x.profile.stage[stage];
     tm_probe probe = {KV_TAP_H, s->layer, s->channel};
@@ -294,8 +296,8 @@ static int chunked(job *j, kv_error *err)
 
 /* ------------------------------------------------------------------ streams */
 
-static int streamed(FILE *out, job *j, const char *row, const char *rule, experiment_text *t, int prompt,
-                    kv_error *err)
+static int streamed(FILE *out, job *j, const char *row, const char *rule, experiment_text *t,
+                    int prompt, kv_error *err)
 {
     tm_eval_spec spec = {.keys = j->keys, .values = j->values, .recent = j->recent, .ctx = t->ctx,
                          .profile = j->x.profile_path ? &j->x.profile : NULL, .stream = prompt};
@@ -308,7 +310,8 @@ static int streamed(FILE *out, job *j, const char *row, const char *rule, experi
     return KV_OK;
 }
 
-static int streams(job *j, const char *table, int packed_only, const int *prompt, int n, kv_error *err)
+static int streams(job *j, const char *table, int packed_only, const int *prompt, int n,
+                   kv_error *err)
 {
     tm_out out;
     int code = experiment_table(&out, &j->x, table, "row\t" OUTCOME, err);
@@ -344,13 +347,15 @@ static void defaults(cli_list *list, const char *const *item)
 
 static int check_sections(const job *j, kv_error *err)
 {
-    static const char *const section[] = {"short", "born", "chunked", "windows", "repeat", "context"};
+    static const char *const section[] = {"short", "born", "chunked", "windows", "repeat",
+                                          "context"};
     for (int i = 0; i < j->only.count; i++) {
         int known = 0;
         for (size_t k = 0; k < sizeof section / sizeof *section; k++)
             known |= strcmp(j->only.item[i], section[k]) == 0;
         if (!known)
-            return kv_fail(err, KV_FAIL_USAGE, "--only: found '%.40s', expected short, born, chunked,"
+            return kv_fail(err, KV_FAIL_USAGE,
+                           "--only: found '%.40s', expected short, born, chunked,"
                            " windows, repeat or context", j->only.item[i]);
     }
     return KV_OK;
@@ -361,7 +366,8 @@ static int prepare(job *j, kv_error *err)
     static const char *const rules[] = {"none", "first:1", "first:5", "kvsink:5", "kvsink:5/all",
                                         "kvsink:auto@each/all", NULL};
     static const char *const stream[] = {"none", "first:5", "kvsink:5/all", "kvsink:5/all+decode",
-                                         "kvsink:auto@each/all", "kvsink:auto@each/all+decode", NULL};
+                                         "kvsink:auto@each/all", "kvsink:auto@each/all+decode",
+                                         NULL};
     static const char *const contexts[] = {"2048", "8192", NULL};
     kv_shape s = j->x.s.model->shape;
     defaults(&j->rule_list, rules);
@@ -397,8 +403,10 @@ int main(int argc, char **argv)
         {"--stream-rules", CLI_LIST, &j.stream_list, "KEEP", "(these and with +decode)", 0, 0,
          "rules for streams"},
         {"--stream-ctx", CLI_INT, &j.stream_ctx, "N", "128", 3, 1 << 20, "tokens of a stream"},
-        {"--stream-windows", CLI_INT, &j.stream_windows, "N", "2", 1, 1 << 20, "streams of each text"},
-        {"--recent", CLI_INT, &j.recent, "R", "32", 0, 1 << 20, "tokens that wait in 16 bits, in streams"},
+        {"--stream-windows", CLI_INT, &j.stream_windows, "N", "2", 1, 1 << 20,
+         "streams of each text"},
+        {"--recent", CLI_INT, &j.recent, "R", "32", 0, 1 << 20,
+         "tokens that wait in 16 bits, in streams"},
         {"--contexts", CLI_LIST, &j.contexts, "T", "(2048 8192)", 0, 0, "lengths of long windows"},
         {"--keys", CLI_STRING, &j.keys_text, "FORMAT", "2:channel:128", 0, 0, "format of keys"},
         {"--values", CLI_STRING, &j.values_text, "FORMAT", "2:token:64", 0, 0, "format of values"},
@@ -407,7 +415,8 @@ int main(int argc, char **argv)
         "05", "Where a few tokens, chosen once, are the wrong ones.",
         "chapters/05-preserve-first-n/experiment.c tinymodels/experiment.c tinymodels/eval.c"
         " tinymodels/evidence.c tinymodels/memory.c tinymodels/promote.c tinymodels/sequence.c"
-        " ref/cache.c ref/keep.c ref/kvsink.c ref/quantize.c ref/transformer.c", NULL, 512, 4, 1, own};
+        " ref/cache.c ref/keep.c ref/kvsink.c ref/quantize.c ref/transformer.c", NULL, 512, 4, 1,
+        own};
     kv_error err = {0, ""};
     int status;
     if (!experiment_open(&j.x, &spec, argc, argv, &status)) return cli_finish(status);

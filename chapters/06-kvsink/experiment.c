@@ -1,12 +1,12 @@
 /* Chapter 6: prediction measured as prediction, and what is lost by reading the wrong place.
  *
- * What there is to predict: in a layer, the tokens whose key receives attention alpha > eps in any of its
- * heads (keys that SINKS_SEEN or more queries see). Rules are applied in all layers.
+ * What there is to predict: in a layer, the tokens whose key receives attention alpha > eps in any
+ * of its heads (keys that SINKS_SEEN or more queries see). Rules are applied in all layers.
  *
- * prediction.tsv  row (text/eps/rule): windows, mean kept rows a layer, precision (share of kept tokens
- *                 that are sinks) and recall (share of sinks that are kept), all layers of a window
- *                 together, mean over windows with standard error; attention: the share of it
- *                 that kept tokens receive
+ * prediction.tsv  row (text/eps/rule): windows, mean kept rows a layer, precision (share of kept
+ *                 tokens that are sinks) and recall (share of sinks that are kept), all layers of
+ *                 a window together, mean over windows with standard error; attention: the share
+ *                 of it that kept tokens receive
  * layers.tsv      row (text/eps/layer): sinks a window, then precision and recall of every rule
  * wrong.tsv       row (text/what was read): KL, perplexity and agreement of the keep sets with the
  *                 right one, when in all layers the 5 tokens are kept whose |h| is largest at ...
@@ -43,7 +43,8 @@ typedef struct {
 
 static result *result_of(const job *j, int text, int eps, int rule)
 {
-    return j->r + ((size_t)text * (size_t)j->n_eps + (size_t)eps) * (size_t)j->n_rules + (size_t)rule;
+    size_t row = (size_t)text * (size_t)j->n_eps + (size_t)eps;
+    return j->r + row * (size_t)j->n_rules + (size_t)rule;
 }
 
 static int *truth_of(const job *j, int text, int eps)
@@ -69,9 +70,9 @@ static void gather(void *self, kv_tap tap, int layer, float *data, int rows, int
 
 static int is_sink(const tm_attention *a, int layer, int t, double eps)
 {
+    const double *alpha = a->alpha + (size_t)layer * (size_t)a->heads * (size_t)a->T + (size_t)t;
     for (int h = 0; h < a->heads && a->T - t >= SINKS_SEEN; h++)
-        if (a->alpha[((size_t)layer * (size_t)a->heads + (size_t)h) * (size_t)a->T + (size_t)t] > eps)
-            return 1;
+        if (alpha[(size_t)h * (size_t)a->T] > eps) return 1;
     return 0;
 }
 
@@ -203,7 +204,8 @@ static int write_layers(const job *j, kv_error *err)
     return code ? code : tm_out_close(&out, err);
 }
 
-/* Recall of rules by layer, of the first text at the first eps: the first rules, as many as colours. */
+/* Recall of rules by layer, of the first text at the first eps: the first rules, as many as
+ * colours. */
 static int picture_prediction(const job *j, kv_error *err)
 {
     int L = j->x.s.model->layers, n = j->n_rules < TM_SERIES_COLORS ? j->n_rules : TM_SERIES_COLORS;
@@ -216,7 +218,8 @@ static int picture_prediction(const job *j, kv_error *err)
             y[i * L + l] = (double)result_of(j, 0, 0, i)->hit[l] / truth_of(j, 0, 0)[l];
         s[i] = (tm_series){j->rule_text[i], y + i * L, tm_series_color[i], 1};
     }
-    tm_lines p = {"Share of a layer's sinks that are kept", "layer", NULL, 0, L, 0, s, n, NULL, NULL, 0};
+    tm_lines p = {"Share of a layer's sinks that are kept", "layer", NULL, 0, L, 0, s, n, NULL,
+                  NULL, 0};
     if (!code) tm_plot_lines(&c, (tm_box){20, 20, 1160, 600}, &p);
     if (!code) code = tm_canvas_write(&c, experiment_path(&j->x, "prediction.png"), err);
     tm_canvas_free(&c);
@@ -283,7 +286,8 @@ static int channel_of_rank(const float *peak, int C, int right, int rank)
 }
 
 /* position [KEPT]; returns how many. */
-static int choose(int *position, const reading *r, const float *h, int T, int window, float *scratch)
+static int choose(int *position, const reading *r, const float *h, int T, int window,
+                  float *scratch)
 {
     if (r->kind == NOTHING) return 0;
     if (r->kind == CHANNEL) return kv_top_magnitudes(position, h, T, KEPT, scratch);
@@ -398,8 +402,8 @@ static int picture_wrong(const job *j, const readings *all, kv_error *err)
         snprintf(text[i], sizeof text[i], "stage, layer %d", mark[i]);
         label[i] = text[i];
     }
-    tm_lines lines = {"Reading another layer: KL in nats", "layer that is read", NULL, 0, L, 0, s, 3,
-                      mark, label, stages};
+    tm_lines lines = {"Reading another layer: KL in nats", "layer that is read", NULL, 0, L, 0, s,
+                      3, mark, label, stages};
     if (!code) tm_plot_lines(&c, (tm_box){20, 20, 1160, 600}, &lines);
     if (!code) code = tm_canvas_write(&c, experiment_path(&j->x, "wrong.png"), err);
     tm_canvas_free(&c);
