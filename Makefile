@@ -274,6 +274,18 @@ results: ## measure the README's figures anew (about 20 minutes on two cores)
 	@$(MAKE) -s --no-print-directory texts $(BUILD)/kvsink
 	@$(PYTHON) tests/tools/results.py run $(BUILD)
 
+.PHONY: study study-quick
+study: $(BUILD)/kvsink $(experiments) ## all that chapters 1 to 6 quote, measured anew; can be stopped (2 hours on two cores)
+	$(need) study build test fetch text book
+	@sh tests/tools/fetch.sh $(BUILD)/llm
+	@sh tests/tools/texts.sh $(texts) >/dev/null
+	@$(PYTHON) tests/tools/study.py run $(BUILD)
+study-quick: $(BUILD)/kvsink ## a handful of the study's cells again, compared with the stored ones (5 minutes)
+	$(need) study-quick build test fetch text
+	@sh tests/tools/fetch.sh $(BUILD)/llm
+	@sh tests/tools/texts.sh $(texts) >/dev/null
+	@$(PYTHON) tests/tools/study.py quick $(BUILD)
+
 # Is the table what the result files say, and does one row of each model come out again?
 .PHONY: readme-check
 readme-check: $(BUILD)/kvsink

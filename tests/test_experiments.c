@@ -166,6 +166,28 @@ Test(test_experiments, without_its_outlier_a_sink_is_none)
     near(number("out/forbid.tsv", "verse/1/sinks", "later"), 1, 1e-3, "|h| of unseen sinks");
 }
 
+/* ---------------------------------------------------------------------- 03 */
+
+/* A sink's key is nearly nothing where all others are +-1, and so stretches the range of its channels;
+ * per token it has a range of its own and disturbs nobody. */
+Test(test_experiments, a_sink_disturbs_its_group_and_no_other)
+{
+    experiment("03", ON_VERSE " --constants text.txt");
+    const char *t = "out/errors.tsv";
+    cr_expect(number(t, "verse/keys/2/dynamic/channel:128", "rest_without") <
+              0.7 * number(t, "verse/keys/2/dynamic/channel:128", "rest_with"));
+    cr_expect(number(t, "verse/keys/2/dynamic/channel:128", "change") < -30);
+    near(number(t, "verse/keys/2/dynamic/token:64", "change"), 0, 1e-9, "per token");
+    cr_expect(number(t, "verse/keys/2/static/channel:all", "change") < -30);
+    /* the same numbers by layer: only the layers with sinks change */
+    cr_expect(number("out/layers.tsv", "keys/2/dynamic/channel:128/2", "rest_without") <
+              0.5 * number("out/layers.tsv", "keys/2/dynamic/channel:128/2", "rest_with"));
+    cr_expect(number(t, "verse/keys/4/dynamic/channel:128", "rest_with") <
+              number(t, "verse/keys/2/dynamic/channel:128", "rest_with"));
+    cr_expect(eq(int, access("out/errors.png", R_OK), 0));
+    cr_expect(eq(int, run("experiments/03", ON_VERSE), 2), "no --constants");
+}
+
 /* ---------------------------------------------------------------------- 04 */
 
 Test(test_experiments, bytes_and_rows_are_counted)

@@ -92,7 +92,8 @@ static int one_run(figures *f, job *j, const kv_keep_rule *rule, int f16, const 
 {
     const kv_model *m = j->x.s.model;
     const kv_format half = {.kind = KV_F16};
-    tm_stream_spec spec = {f16 ? half : j->keys, f16 ? half : j->values, 0, T + STEPS + 1, T};
+    tm_stream_spec spec = {.keys = f16 ? half : j->keys, .values = f16 ? half : j->values,
+                           .capacity = T + STEPS + 1, .kept = T};
     tm_stream *s = NULL;
     kv_keep keep = {0};
     float *hidden = experiment_zeros((size_t)T * (size_t)m->width, sizeof *hidden, err);
