@@ -4,7 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 
-enum { SIZE = 14, TITLE = 18, LABELS = 64, SHAPES = 7 };
+enum { SIZE = 14, TITLE = 18, LABELS = 64, POINTS = 1024, SHAPES = 7, SHIFTS = 4 };
 
 /* ------------------------------------------------------------------ marks */
 
@@ -126,21 +126,29 @@ static void x_axis(tm_canvas *c, const axes *a)
     }
 }
 
-/* Ticks at 1, 2, 5 of each decade, or at whole decades where there are many. */
+static void y_tick(tm_canvas *c, const axes *a, double value)
+{
+    char label[32];
+    if (log10(value) < a->y0 || log10(value) > a->y1) return;
+    double y = y_pixel(a, value);
+    snprintf(label, sizeof label, "%g", value);
+    tm_line(c, a->in.x, y, a->in.x + a->in.w, y, 1, tm_faint);
+    tm_text(c, a->in.x - 10, y + SIZE / 2.0, SIZE, 1, tm_ink, label);
+}
+
+/* Ticks at 1, 2, 5 of each decade; at whole decades where there are many; even ones within a part
+ * of a decade. */
 static void y_axis(tm_canvas *c, const axes *a)
 {
     static const double within[3] = {1, 2, 5};
-    int few = a->y1 - a->y0 < 2.5;
+    double low = pow(10, a->y0), high = pow(10, a->y1), step = tm_nice_step(high - low, 7);
+    if (a->y1 - a->y0 < 0.8) {
+        for (int i = (int)ceil(low / step); i * step <= high; i++) y_tick(c, a, i * step);
+        return;
+    }
     for (int e = (int)floor(a->y0); e <= (int)ceil(a->y1); e++)
-        for (int i = 0; i < (few ? 3 : 1); i++) {
-            double value = within[i] * pow(10, e);
-            char label[32];
-            if (log10(value) < a->y0 || log10(value) > a->y1) continue;
-            double y = y_pixel(a, value);
-            snprintf(label, sizeof label, "%g", value);
-            tm_line(c, a->in.x, y, a->in.x + a->in.w, y, 1, tm_faint);
-            tm_text(c, a->in.x - 10, y + SIZE / 2.0, SIZE, 1, tm_ink, label);
-        }
+        for (int i = 0; i < (a->y1 - a->y0 < 2.5 ? 3 : 1); i++)
+            y_tick(c, a, within[i] * pow(10, e));
 }
 
 /* A row for each name in which it touches none; returns how many rows. Names come in any order. */
@@ -164,25 +172,49 @@ static int place(int *row, double *left, const axes *a, const tm_points *p)
     return rows;
 }
 
-static void draw_points(tm_canvas *c, const axes *a, const tm_points *p)
+/* Is a mark at x, y clear of those of points 0..n-1? */
+static int is_free(const double *placed, const axes *a, const tm_points *p, int n, double x,
+                   double y)
+{
+    for (int i = 0; i < n; i++)
+        if (p->point[i].y > 0 && fabs(placed[i] - x) < 12 &&
+            fabs(y_pixel(a, p->point[i].y) - y) < 12) return 0;
+    return 1;
+}
+
+/* Where each mark stands along x, in pixels. */
+static void spread(double *placed, const axes *a, const tm_points *p)
+{
+    for (int i = 0; i < p->n; i++) {
+        double x = x_pixel(a, p->point[i].x), y = p->point[i].y > 0 ? y_pixel(a, p->point[i].y) : 0;
+        placed[i] = x;
+        for (int k = 1; k <= SHIFTS && !is_free(placed, a, p, i, placed[i], y); k++)
+            placed[i] = x + (k % 2 ? 1 : -1) * (k + 1) / 2 * 12;
+        if (!is_free(placed, a, p, i, placed[i], y)) placed[i] = x; /* as crowded as it is */
+    }
+}
+
+static void draw_points(tm_canvas *c, const axes *a, const tm_points *p, const double *placed)
 {
     for (int i = 0; i < p->n; i++) {
         const tm_point *q = &p->point[i];
         if (!(q->y > 0) || !(q->error > 0) || q->error >= q->y) continue;
-        tm_line(c, x_pixel(a, q->x), y_pixel(a, q->y - q->error), x_pixel(a, q->x),
-                y_pixel(a, q->y + q->error), 1.5, tm_series_color[q->kind % TM_SERIES_COLORS]);
+        tm_line(c, placed[i], y_pixel(a, q->y - q->error), placed[i], y_pixel(a, q->y + q->error),
+                1.5, tm_series_color[q->kind % TM_SERIES_COLORS]);
     }
     for (int i = 0; i < p->n; i++)
         if (p->point[i].y > 0)
-            tm_mark(c, x_pixel(a, p->point[i].x), y_pixel(a, p->point[i].y), 6, p->point[i].kind);
+            tm_mark(c, placed[i], y_pixel(a, p->point[i].y), 6, p->point[i].kind);
 }
 
 void tm_plot_points(tm_canvas *c, tm_box box, const tm_points *p)
 {
     int row[LABELS];
-    double left[LABELS];
+    double left[LABELS], placed[POINTS];
+    tm_points few = *p; /* more would be a blot */
     axes a;
-    limits(&a, p);
+    if (few.n > POINTS) few.n = POINTS;
+    limits(&a, &few);
     a.in = (tm_box){box.x + 10 * SIZE, box.y + 2.4 * TITLE, 0, 0};
     a.in.w = box.x + box.w - SIZE - a.in.x;
     a.in.h = box.y + box.h - 5 * SIZE - a.in.y;
@@ -195,7 +227,8 @@ void tm_plot_points(tm_canvas *c, tm_box box, const tm_points *p)
     for (int i = 0; i < p->n_labels && i < LABELS; i++)
         tm_text(c, left[i], a.in.y + (rows - row[i]) * 1.6 * SIZE - 4, SIZE, -1, tm_ink,
                 p->label[i].text);
-    draw_points(c, &a, p);
+    spread(placed, &a, &few);
+    draw_points(c, &a, &few, placed);
     if (p->title) tm_text(c, box.x, box.y + 1.2 * TITLE, TITLE, -1, tm_ink, p->title);
     if (p->x_label)
         tm_text(c, a.in.x + a.in.w / 2, box.y + box.h - 0.8 * SIZE, SIZE, 0, tm_ink, p->x_label);

@@ -9,6 +9,7 @@
 #include "cli.h"
 #include "evidence.h"
 #include "files.h"
+#include "greedy.h"
 #include "profile.h"
 #include "report.h"
 #include "text_windows.h"
@@ -136,6 +137,9 @@ static int check_cell(const sweep *w, const sweep_cell *c, kv_error *err)
                                 s->profile ? &w->profile : NULL, w->s.model, T, err);
         tm_evidence_close(evidence);
     }
+    if (!code && keep->rule.kind == KV_KEEP_GREEDY && (t->stream || t->ctx > TM_GREEDY_TOKENS))
+        code = kv_fail(err, KV_FAIL_USAGE, "text %s: greedy:K is for whole windows of at most %d"
+                       " tokens", t->name, TM_GREEDY_TOKENS);
     if (!code) return KV_OK;
     char text[sizeof err->text];
     memcpy(text, err->text, sizeof text);

@@ -1,6 +1,7 @@
 /* Pictures of a sweep, made from its results.
  *
- *   bits-kl.png   for each text what each rule costs (bits) and does (KL), a panel a text
+ *   bits-kl.png   what each rule costs (bits) and does (KL): a panel a text, and one for each format
+ *                 where many rules crowd
  *   layers.png    errors of each layer; more pairs of text and format: layers-TEXT-FORMAT.png
  *   kept.png      the beginning of each text with its kept tokens marked; more texts:
  *                 kept-TEXT.png */
@@ -41,28 +42,55 @@ static const sweep_row *find(const pictures *p, int text, int format, int keep)
 
 /* ---------------------------------------------------------------- bits-kl */
 
-/* What all groups measured on a text, each cell once. Returns how many. */
-static int points_of(tm_point *point, const pictures *p, int text)
+/* A text with all its formats (-1), or one of them by itself, where many rules crowd. */
+typedef struct {
+    int text, format;
+} panel;
+
+enum { CROWD = 5, PANELS = 64 };
+
+static int rules_of(const pictures *p, int text, int format)
+{
+    int n = 0;
+    for (int k = 0; k < p->n_keeps; k++) n += find(p, text, format, p->keep[k]) != NULL;
+    return n;
+}
+
+static int list_panels(panel *list, const pictures *p)
+{
+    int n = 0;
+    for (int t = 0; t < p->s->n_texts; t++) {
+        int formats = 0;
+        for (int f = 0; f < p->s->n_formats; f++) formats += rules_of(p, t, f) > 0;
+        if (formats && n < PANELS) list[n++] = (panel){t, -1};
+        for (int f = 0; f < p->s->n_formats && formats > 1; f++)
+            if (rules_of(p, t, f) >= CROWD && n < PANELS) list[n++] = (panel){t, f};
+    }
+    return n;
+}
+
+/* What all groups measured, each cell once. Returns how many. */
+static int points_of(tm_point *point, const pictures *p, panel of)
 {
     int n = 0;
     for (int f = 0; f < p->s->n_formats; f++)
         for (int k = 0; k < p->n_keeps; k++) {
-            const sweep_row *row = find(p, text, f, p->keep[k]);
-            if (!row) continue;
+            const sweep_row *row = find(p, of.text, f, p->keep[k]);
+            if (!row || (of.format >= 0 && f != of.format)) continue;
             const tm_eval_result *r = &row->result->e.r;
             point[n++] = (tm_point){r->bits, r->kl, r->kl_error, k};
         }
     return n;
 }
 
-static int labels_of(tm_point_label *label, const pictures *p, int text)
+static int labels_of(tm_point_label *label, const pictures *p, panel of)
 {
     int n = 0;
     for (int f = 0; f < p->s->n_formats; f++) {
         double sum = 0;
         int count = 0;
-        for (int k = 0; k < p->n_keeps; k++) {
-            const sweep_row *row = find(p, text, f, p->keep[k]);
+        for (int k = 0; k < p->n_keeps && (of.format < 0 || of.format == f); k++) {
+            const sweep_row *row = find(p, of.text, f, p->keep[k]);
             if (!row || !(row->result->e.r.kl > 0)) continue;
             sum += row->result->e.r.bits;
             count++;
@@ -72,7 +100,7 @@ static int labels_of(tm_point_label *label, const pictures *p, int text)
     return n;
 }
 
-static int draw_bits_kl(tm_canvas *c, const pictures *p, const int *text, int texts, int columns,
+static int draw_bits_kl(tm_canvas *c, const pictures *p, const panel *list, int n, int columns,
                         double wide, double high, kv_error *err)
 {
     size_t most = (size_t)p->s->n_formats * (size_t)p->n_keeps + 1;
@@ -80,17 +108,17 @@ static int draw_bits_kl(tm_canvas *c, const pictures *p, const int *text, int te
     tm_point_label *label = calloc(most, sizeof *label);
     const char *name[SWEEP_KEEPS] = {0};
     int code = point && label ? KV_OK : kv_fail(err, KV_FAIL_RUN, "not enough memory to draw");
-    for (int i = 0; i < texts && !code; i++) {
+    for (int i = 0; i < n && !code; i++) {
         tm_box box = {MARGIN + i % columns * (wide + MARGIN),
                       MARGIN + i / columns * (high + MARGIN), wide, high};
-        tm_points plot = {p->s->text[text[i]].name, "bits a key or value, all counted",
-                          "KL from 16 bits, nats", point, points_of(point, p, text[i]), label,
-                          labels_of(label, p, text[i])};
+        tm_points plot = {p->s->text[list[i].text].name, "bits a key or value, all counted",
+                          "KL from 16 bits, nats", point, points_of(point, p, list[i]), label,
+                          labels_of(label, p, list[i])};
         tm_plot_points(c, box, &plot);
     }
     for (int k = 0; k < p->n_keeps; k++) name[k] = p->s->keep_text[p->keep[k]];
     if (!code)
-        tm_plot_legend(c, MARGIN + 40, MARGIN + (texts + columns - 1) / columns * (high + MARGIN),
+        tm_plot_legend(c, MARGIN + 40, MARGIN + (n + columns - 1) / columns * (high + MARGIN),
                        c->width - 2 * MARGIN - 40, name, p->n_keeps, 0);
     free(point);
     free(label);
@@ -99,21 +127,21 @@ static int draw_bits_kl(tm_canvas *c, const pictures *p, const int *text, int te
 
 static int bits_kl(const pictures *p, kv_error *err)
 {
-    int text[SWEEP_TEXTS], texts = 0;
+    panel list[PANELS];
     const char *name[SWEEP_KEEPS] = {0};
     char path[PATH];
-    for (int t = 0; t < p->s->n_texts; t++)
-        if (find(p, t, -1, -1)) text[texts++] = t;
+    int n = list_panels(list, p);
     for (int k = 0; k < p->n_keeps; k++) name[k] = p->s->keep_text[p->keep[k]];
-    int columns = texts > 1 ? 2 : 1, rows = (texts + columns - 1) / columns;
+    int columns = n > 1 ? 2 : 1;
     double wide = columns > 1 ? 760 : 960, high = 560;
     double width = columns * (wide + MARGIN) + MARGIN;
     double legend = tm_plot_legend(NULL, 0, 0, width - 2 * MARGIN - 40, name, p->n_keeps, 0);
-    double height = rows * (high + MARGIN) + 2 * MARGIN + legend;
-    if (!texts || height > 8192) return KV_OK;
+    while (n > 2 && (n + 1) / 2 * (high + MARGIN) + 2 * MARGIN + legend > 8192) n--;
+    double height = (n + columns - 1) / columns * (high + MARGIN) + 2 * MARGIN + legend;
+    if (!n) return KV_OK;
     tm_canvas c;
     if (tm_canvas_init(&c, (int)width, (int)height, err)) return err->code;
-    int code = draw_bits_kl(&c, p, text, texts, columns, wide, high, err);
+    int code = draw_bits_kl(&c, p, list, n, columns, wide, high, err);
     sweep_path(path, sizeof path, p->out, "bits-kl.png");
     if (!code) code = tm_canvas_write(&c, path, err);
     tm_canvas_free(&c);
