@@ -137,6 +137,53 @@ enum { KV_CUDA_RESIDUAL_VERSIONS = 3 };
 int kv_cuda_topk_read(int *position, int *count, const kv_cuda_topk *top,
                       kv_error *err);
 
+//@ quantize: Chapter 3: quantize a whole array
+/* As kv_quantize with plain integers (2, 3, 4, 8 bits, any axis and group,
+ * sym or not): codes [T][Hk][D], scale, min [groups], x [T][Hk][D], kept [T]
+ * or NULL. Symmetric: min is all 0. fault: an element that ref/ refuses (not
+ * finite, or 65520 and more). */
+int kv_cuda_quantize(uint8_t *codes, uint16_t *scale, uint16_t *min,
+                     const float *x, const uint8_t *kept, const kv_format *f,
+                     kv_shape s, int T, kv_fault *fault, kv_error *err);
+
+//@ append: Chapter 4: fill packed caches on the device
+typedef struct {
+    int tokens, quantized_keys, quantized_values, kept;
+} kv_length;
+
+/* One layer of S sequences. All of it is set up by the caller, the arrays of
+ * the pool with zeros; pool.tokens and the like, on the device, then follow
+ * what `length` says. */
+typedef struct {
+    kv_pool pool;
+    int recent;        /* R */
+    kv_length *length; /* host [S] */
+    void *plan;        /* kv_cuda_plan_bytes, on the device */
+} kv_cuda_cache;
+
+size_t kv_cuda_plan_bytes(const kv_pool *pool);
+
+/* Append n[s] tokens (host [S]) to each sequence, as kv_cache_append does: the
+ * same codes, scales, minima, kept and waiting rows, bit for bit.
+ *   k, v    rows [Hk][D] of the first sequence, then of the next, ...; float,
+ *           or binary16 if is_half; aligned to 16
+ *   kept    host, positions, ascending, of the first sequence, then of the
+ *           next, ...; n_kept[s] of them (host [S]), or both NULL. Those
+ *           outside the new rows are ignored.
+ * KV_FAIL_USAGE, and nothing has changed: no room for tokens, for kept or for
+ * waiting ones, or a sealed sequence. fault: element i of k that ref/ refuses;
+ * N*Hk*D + i for v, where N = sum of n; 2*N*Hk*D + s for a page of sequence s
+ * that does not exist. What the sequences hold is of no use from then on. */
+int kv_cuda_append(kv_cuda_cache *c, const void *k, const void *v, int is_half,
+                   const int *n, const int *kept, const int *n_kept,
+                   kv_fault *fault, int version, kv_error *err);
+enum { KV_CUDA_APPEND_VERSIONS = 3 };
+
+/* Quantize what waits in all sequences, as kv_cache_seal. Sequences whose last
+ * group is short take no more tokens. */
+int kv_cuda_seal(kv_cuda_cache *c, kv_fault *fault, int version,
+                 kv_error *err);
+
 //@ tiles: Chapter 7: Lay a cache out for the device
 /* All three work on host memory. Fill in l; KV_FAIL_USAGE if these formats
  * have no device layout (layout.h says which have). */
