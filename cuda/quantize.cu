@@ -134,8 +134,10 @@ static int check_array(const kv_format *f, kv_shape s, int T, kv_error *err) {
                          "plain integers of 2, 3, 4 or 8 bits", what);
     if (kv_check_sizes(what, size, 3, err))
         return KV_FAIL_USAGE;
-    if (f->group < 0 || (f->axis == KV_PER_TOKEN && f->group &&
-                         s.head_size % f->group))
+    if (f->group < 0 || f->group > 1 << 20)
+        return kv_refuse(err, KV_FAIL_USAGE, "%s: a group of %d; expected 1 to "
+                         "1048576, or 0 for all", what, f->group);
+    if (f->axis == KV_PER_TOKEN && f->group && s.head_size % f->group)
         return kv_refuse(err, KV_FAIL_USAGE, "%s: a group of %d channels does "
                          "not divide the head size %d", what, f->group,
                          s.head_size);
@@ -204,10 +206,9 @@ struct Side {
     int before;
 };
 
-KV_DEVICE Side side_of(const Job &job, int s, bool values) {
+KV_DEVICE Side side_of(const Job &job, const Step &t, bool values) {
     const kv_pool &p = job.pool;
     const kv_tile &l = p.tile;
-    const Step &t = job.step[s];
     long long row = (long long)p.kv_heads * l.head_size;
     if (values)
         return {l.value_bits, l.value_group, l.value_symmetric, l.value_codes,
@@ -216,6 +217,17 @@ KV_DEVICE Side side_of(const Job &job, int s, bool values) {
     return {l.key_bits, l.key_group, l.key_symmetric, 0, l.key_params,
             p.kept_keys, p.window_keys, job.k, t.from_keys, t.to_keys,
             t.first, 0, t.before};
+}
+
+//@ fetch: Bring a sequence's step to a block, once
+KV_DEVICE const Step &fetch_step(const Job &job, int s) {
+    __shared__ Step step;
+    constexpr int words = sizeof(Step) / 4;
+    if (threadIdx.x < words)
+        reinterpret_cast<int *>(&step)[threadIdx.x] =
+            reinterpret_cast<const int *>(&job.step[s])[threadIdx.x];
+    __syncthreads();
+    return step;
 }
 
 //@ tile-or-fault: Find a tile, unless its page does not exist
@@ -330,7 +342,7 @@ KV_DEVICE void one_value_group(const Job &job, const Side &d, int s, int head,
 template <bool VALUES> __global__ void k01(Job job) {
     int s = blockIdx.z, head = blockIdx.y, D = job.pool.tile.head_size;
     long long i = (long long)blockIdx.x * BLOCK + threadIdx.x;
-    Side d = side_of(job, s, VALUES);
+    Side d = side_of(job, fetch_step(job, s), VALUES);
     if (VALUES) {
         int groups = D / d.group;
         long long t = d.from + i / groups;
@@ -358,7 +370,7 @@ struct Unit {
     uint8_t *tile;
 };
 
-struct Shared {
+struct __align__(16) Shared {
     float s[256], m[256]; /* keys [group][channel], values [group][token] */
     uint32_t live[4];
 };
@@ -493,8 +505,10 @@ KV_DEVICE void key_scales(const Side &d, const Unit &u, int D, Shared &sh,
             }
         Scale x = scale_of(a, d.bits, d.symmetric);
         Scale y = scale_of(b, d.bits, d.symmetric);
-        sh.s[g * D + 2 * w] = x.s, sh.s[g * D + 2 * w + 1] = y.s;
-        sh.m[g * D + 2 * w] = x.m, sh.m[g * D + 2 * w + 1] = y.m;
+        *reinterpret_cast<float2 *>(sh.s + g * D + 2 * w) =
+            make_float2(x.s, y.s);
+        *reinterpret_cast<float2 *>(sh.m + g * D + 2 * w) =
+            make_float2(x.m, y.m);
         int at = (u.first % KV_TILE + t) / d.group * arrays * words + w;
         params[at] = unsigned(y.scale) << 16 | x.scale;
         if (!d.symmetric)
@@ -663,7 +677,7 @@ template <bool VALUES, int BITS>
 __global__ void __launch_bounds__(BLOCK) k02(Job job) {
     extern __shared__ __align__(16) uint32_t rows[];
     __shared__ Shared sh;
-    Side d = side_of(job, blockIdx.z, VALUES);
+    Side d = side_of(job, fetch_step(job, blockIdx.z), VALUES);
     Unit u;
     if (!find_unit<VALUES>(job, d, u, sh))
         return;
@@ -681,7 +695,7 @@ template <bool VALUES, int BITS>
 __global__ void __launch_bounds__(BLOCK) k03(Job job) {
     extern __shared__ __align__(16) uint32_t rows[];
     __shared__ Shared sh;
-    Side d = side_of(job, blockIdx.z, VALUES);
+    Side d = side_of(job, fetch_step(job, blockIdx.z), VALUES);
     Unit u;
     if (!find_unit<VALUES>(job, d, u, sh))
         return;
@@ -710,40 +724,43 @@ __global__ void mark(Job job) {
     }
 }
 
-//@ kept-place: Find a kept token's row in the side table
-KV_DEVICE size_t kept_place(const Job &job, int s, int t) {
-    const kv_pool &p = job.pool;
-    const int *position = p.position + size_t(s) * p.kept_capacity;
-    int low = job.step[s].kept_before, high = job.step[s].kept_after;
-    while (low < high) {
-        int middle = low + (high - low) / 2;
-        if (position[middle] < t)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return size_t(s) * p.kept_capacity + low;
+//@ store-eight: Store eight numbers of a row that stays in 16 bits
+/* to: row of the side table or of the window; e: element of the row. */
+KV_DEVICE void store_eight(const Job &job, const Side &d, uint16_t *rows,
+                           size_t to, int t, int e) {
+    size_t row = size_t(job.pool.kv_heads) * job.pool.tile.head_size;
+    size_t from = size_t(d.first + t - d.before) * row + e;
+    *reinterpret_cast<uint4 *>(rows + to * row + e) =
+        new_eight(d.x, from, job.is_half, kv_fault(d.at), job.fault);
 }
 
-//@ store-eight: Store eight numbers of a row that stays in 16 bits
-KV_DEVICE void store_eight(const Job &job, const Side &d, int s, int t, int e,
-                           bool kept) {
+KV_DEVICE void store_kept(const Job &job, const Step &step, int s, int i,
+                          int e) {
     const kv_pool &p = job.pool;
-    size_t row = size_t(p.kv_heads) * p.tile.head_size;
-    if (!kept && t < d.to)
-        return; /* it is a code */
-    size_t from = size_t(d.first + t - d.before) * row + e;
-    uint4 v = new_eight(d.x, from, job.is_half, kv_fault(d.at), job.fault);
-    size_t to = kept ? kept_place(job, s, t)
-                     : size_t(s) * p.window + t % p.window;
-    *reinterpret_cast<uint4 *>((kept ? d.kept : d.window) + to * row + e) = v;
+    int t = job.list[step.list + i];
+    size_t to = size_t(s) * p.kept_capacity + step.kept_before + i;
+    store_eight(job, side_of(job, step, false), p.kept_keys, to, t, e);
+    store_eight(job, side_of(job, step, true), p.kept_values, to, t, e);
+}
+
+KV_DEVICE void store_waiting(const Job &job, const Step &step, int s, int t,
+                             int e) {
+    const kv_pool &p = job.pool;
+    if (is_kept(p, s, t))
+        return;
+    size_t to = size_t(s) * p.window + t % p.window;
+    store_eight(job, side_of(job, step, false), p.window_keys, to, t, e);
+    if (t >= step.to_values)
+        store_eight(job, side_of(job, step, true), p.window_values, to, t, e);
 }
 
 //@ store: Store all such rows, and the lengths
+/* First the newly kept rows, then those that wait; keys wait at least as long
+ * as values. */
 __global__ void store(Job job) {
     const kv_pool &p = job.pool;
     int s = blockIdx.y;
-    const Step &step = job.step[s];
+    const Step &step = fetch_step(job, s);
     int each = p.kv_heads * p.tile.head_size / 8;
     long long i = (long long)blockIdx.x * BLOCK + threadIdx.x;
     if (i == 0) {
@@ -752,13 +769,13 @@ __global__ void store(Job job) {
         p.quantized_values[s] = step.to_values;
         p.kept[s] = step.kept_after;
     }
-    long long t = step.before + i / each;
-    if (t >= step.after)
-        return;
-    int e = int(i % each) * 8;
-    bool kept = is_kept(p, s, int(t));
-    store_eight(job, side_of(job, s, false), s, int(t), e, kept);
-    store_eight(job, side_of(job, s, true), s, int(t), e, kept);
+    int e = int(i % each) * 8, kept = step.kept_after - step.kept_before;
+    i /= each;
+    if (i < kept)
+        store_kept(job, step, s, int(i), e);
+    long long t = max(step.before, step.to_keys) + i - kept;
+    if (i >= kept && t < step.after)
+        store_waiting(job, step, s, int(t), e);
 }
 
 //@ plan-bytes: Say how much room a plan takes
@@ -875,14 +892,17 @@ static int plan_kept(Step *t, std::vector<int> &list, const kv_cuda_cache *c,
 
 //@ widest: See how many blocks the largest sequence needs
 struct Widest {
-    long long keys, values, rows; /* tokens */
+    long long keys, values; /* tokens */
+    long long rows;         /* that stay in 16 bits */
 };
 
 static Widest widest(const std::vector<Step> &step) {
     Widest w = {0, 0, 0};
     for (const Step &t : step) {
-        long long keys = t.to_keys - t.from_keys, rows = t.after - t.before;
+        long long keys = t.to_keys - t.from_keys;
         long long values = t.to_values - t.from_values;
+        int wait = t.to_keys > t.before ? t.to_keys : t.before;
+        long long rows = t.kept_after - t.kept_before + t.after - wait;
         w.keys = keys > w.keys ? keys : w.keys;
         w.values = values > w.values ? values : w.values;
         w.rows = rows > w.rows ? rows : w.rows;

@@ -292,3 +292,146 @@ Test(cuda_quantize, one_append_of_many_equals_many_of_one, .timeout = 600)
     }
     cuda_quiet();
 }
+
+/* ---- bytes ----------------------------------------------------------------------------------- */
+
+/* A cache of one sequence with nothing in it. */
+static kv_cuda_cache open_cache(const char *keys, const char *values, kv_shape s, int recent, int tiles,
+                                int kept, kv_length *length)
+{
+    kv_error e = {0};
+    kv_format k, v;
+    kv_pool p = {.sequences = 1, .kv_heads = s.kv_heads, .max_tiles = tiles, .kept_capacity = kept,
+                 .window = (recent + 128 + 15) / 16 * 16};
+    kv_format_parse(&k, keys, NULL), kv_format_parse(&v, values, NULL);
+    cr_assert_eq(kv_tile_init(&p.tile, &k, &v, s.head_size, &e), KV_OK, "%s", e.text);
+    size_t bytes = kv_pool_place(&p, 0, NULL);
+    void *zero = calloc(1, bytes);
+    kv_pool_place(&p, 0, cuda_copy(zero, bytes));
+    free(zero);
+    *length = (kv_length){0, 0, 0, 0};
+    return (kv_cuda_cache){p, recent, length, cuda_room(kv_cuda_plan_bytes(&p))};
+}
+
+#ifndef KV_GPU
+/* Sectors asked for, times 32, over what has to move: each number once as binary16, each code, scale
+ * and minimum once, rows that stay in 16 bits once more, 8 bytes for a kept position and its hole. */
+static double waste(const char *keys, const char *values, int D, int recent, int n_kept)
+{
+    enum { T = 512, HEADS = 2 };
+    kv_length length;
+    kv_error e = {0};
+    kv_shape s = {HEADS, HEADS, D};
+    size_t row = (size_t)(HEADS * D), size = (size_t)T * row;
+    int n = T, kept[20];
+    uint64_t seed = 92;
+    for (int i = 0; i < n_kept; i++)
+        kept[i] = 17 + i * (T - recent - 32) / 20;
+    kv_cuda_cache c = open_cache(keys, values, s, recent, T / KV_TILE, n_kept, &length);
+    kv_fault *fault = cuda_fault();
+    float *x = check_floats(size);
+    check_keys(x, T, (int)row, &seed);
+    void *k = as_input(x, size, 1), *v = as_input(x, size, 1);
+    sim_forget();
+    cr_assert_eq(kv_cuda_append(&c, k, v, 1, &n, kept, &n_kept, fault, 0, &e), KV_OK, "%s", e.text);
+    cuda_fine(fault);
+    double tokens_k = length.quantized_keys, tokens_v = length.quantized_values;
+    const kv_tile *l = &c.pool.tile;
+    double codes = (double)row * (tokens_k * l->key_bits + tokens_v * l->value_bits) / 8;
+    double params = (double)row * (tokens_k / l->key_group * (l->key_symmetric ? 2 : 4) +
+                                   tokens_v / l->value_group * (l->value_symmetric ? 2 : 4));
+    double rows = (double)row * 2 * (2 * n_kept + (T - tokens_k) + (T - tokens_v));
+    double least = 2.0 * (double)size * 2 + codes + params + rows + 12.0 * n_kept;
+    free(x);
+    return 32.0 * (double)(sim_sectors(NULL, 0) + sim_sectors(NULL, 1)) / least;
+}
+
+Test(cuda_quantize, moves_hardly_more_than_it_must, .timeout = 600)
+{
+    static const char *const formats[][2] = {{"2:channel:64", "2:token:64"}, {"3:channel:64", "3:token:64"},
+                                             {"4:channel:32", "4:token:32"}, {"2:channel:128", "8:token:64"}};
+    for (int f = 0; f < 4; f++)
+        for (int D = 64; D <= 128; D += 64) {
+            double dense = waste(formats[f][0], formats[f][1], D, 0, 0);
+            double mixed = waste(formats[f][0], formats[f][1], D, 128, 5);
+            printf("%s %s D %d: bytes over minimum %.3f, with 5 kept and 128 recent rows %.3f\n",
+                   formats[f][0], formats[f][1], D, dense, mixed);
+            cr_expect(dense <= 1.05, "%s D %d: %g", formats[f][0], D, dense);
+            cr_expect(mixed <= 1.05, "%s D %d: %g", formats[f][0], D, mixed);
+        }
+    cuda_quiet();
+}
+#endif
+
+/* ---- bad input ------------------------------------------------------------------------------- */
+
+Test(cuda_quantize, names_what_ref_refuses, .timeout = 100)
+{
+    static const float bad[] = {NAN, INFINITY, -INFINITY, 65520, -1e9f};
+    static const struct { const char *keys, *values; int recent, half; } kinds[] = {
+        {"2:channel:32", "2:token:64", 0, 0}, {"2:channel:32", "2:token:64", 0, 1},
+        {"4:channel:64", "3:token:32", 64, 0}, {"4:channel:64", "3:token:32", 64, 1}};
+    enum { T = 40, ROW = 128 };
+    for (int version = 0; version <= KV_CUDA_APPEND_VERSIONS; version++)
+        for (int i = 0; i < 5; i++)
+            for (int values = 0; values < 2; values++) {
+                kv_length length;
+                unsigned long long index = 0;
+                int n = T, kept[] = {20, 21}, n_kept = 2, j = i % 4, at = (i % 2 ? 20 : 5) * ROW + 70;
+                kv_cuda_cache c = open_cache(kinds[j].keys, kinds[j].values, (kv_shape){2, 2, 64},
+                                             kinds[j].recent, 1, 2, &length);
+                kv_fault *fault = cuda_fault();
+                float x[2][T * ROW] = {{0}};
+                x[values][at] = x[values][at + ROW] = bad[i];
+                void *k = as_input(x[0], T * ROW, kinds[j].half);
+                void *v = as_input(x[1], T * ROW, kinds[j].half);
+                cr_assert_eq(kv_cuda_append(&c, k, v, kinds[j].half, &n, kept, &n_kept, fault, version,
+                                            NULL), KV_OK);
+                cr_expect_eq(kv_cuda_fault(fault, &index, "rows", NULL), KV_FAIL_RUN);
+                cr_expect_eq(index, (unsigned long long)(values * T * ROW + at),
+                             "k%02d, %g: %llu, not %d", version, bad[i], index, values * T * ROW + at);
+            }
+    cuda_quiet();
+}
+
+Test(cuda_quantize, refuses_before_it_starts)
+{
+    kv_length length;
+    kv_fault *fault = cuda_fault();
+    kv_cuda_cache c = open_cache("2:channel:32", "2:token:64", (kv_shape){1, 1, 64}, 4, 1, 2, &length);
+    float *x = cuda_room(130 * 64 * 4);
+    int wrong[] = {3, 3}, many[] = {1, 2, 3}, after[] = {100};
+    struct {
+        const float *k;
+        int n, version, n_kept;
+        const int *kept;
+        int tokens, quantized;
+        const char *word;
+    } t[] = {
+        {x, -1, 0, 0, NULL, 0, 0, "room for 128"},       {x, 129, 0, 0, NULL, 0, 0, "room for 128"},
+        {x, 1, 4, 0, NULL, 0, 0, "version 4"},           {NULL, 1, 0, 0, NULL, 0, 0, "k is NULL"},
+        {x + 1, 1, 0, 0, NULL, 0, 0, "aligned to 16"},   {x, 8, 0, 2, wrong, 0, 0, "do not ascend"},
+        {x, 8, 0, 3, many, 0, 0, "room for 2 kept"},     {x, 8, 0, 0, NULL, 9, 7, "sealed"},
+        {x, 8, 0, 0, NULL, 9, 32, "cannot be"},          {x, 8, 0, 0, NULL, 1 << 20, 0, "cannot be"},
+    };
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        kv_error e = {0};
+        length = (kv_length){t[i].tokens, t[i].quantized, t[i].quantized, 0};
+        cr_expect_eq(kv_cuda_append(&c, t[i].k, x, 0, &t[i].n, t[i].kept, t[i].kept ? &t[i].n_kept : NULL,
+                                    fault, t[i].version, &e), KV_FAIL_USAGE, "%s", t[i].word);
+        cr_expect(strstr(e.text, t[i].word), "%s: %s", t[i].word, e.text);
+        cr_expect_eq(length.tokens, t[i].tokens);
+    }
+    length = (kv_length){0, 0, 0, 0};
+    int one = 1, n_kept = 1;
+    kv_error e = {0};
+    cr_expect_eq(kv_cuda_append(&c, x, x, 0, &one, after, NULL, fault, 0, &e), KV_FAIL_USAGE);
+    c.pool.window = 16, c.recent = 40, one = 30;
+    cr_expect_eq(kv_cuda_append(&c, x, x, 0, &one, after, &n_kept, fault, 0, &e), KV_FAIL_USAGE);
+    cr_expect(strstr(e.text, "would wait"), "%s", e.text);
+    c.pool.kv_heads = -1;
+    cr_expect_eq(kv_cuda_append(&c, x, x, 0, &one, NULL, NULL, fault, 0, &e), KV_FAIL_USAGE);
+    cr_expect_eq(kv_cuda_seal(&c, fault, 0, &e), KV_FAIL_USAGE);
+    cr_expect_eq(kv_cuda_plan_bytes(&c.pool), 0);
+    cuda_quiet();
+}
