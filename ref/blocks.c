@@ -145,7 +145,7 @@ void kv_block_scale(uint16_t *d, uint16_t *m, const uint8_t *block,
                     kv_kind kind)
 {
     *d = (uint16_t)(block[0] | block[1] << 8);
-    *m = kv_block_scale_bytes(kind) == 4
-             ? (uint16_t)(block[2] | block[3] << 8)
-             : 0;
+    *m = 0;
+    if (kv_block_scale_bytes(kind) == 4)
+        *m = (uint16_t)(block[2] | block[3] << 8);
 }
