@@ -335,3 +335,31 @@ Test(test_commands, the_demo_tells_its_story)
     cr_expect(eq(int, run("demo several.gguf --file text.txt --out made/again"), 1));
     cr_expect(strstr(said, "tokens") != NULL, "%s", said); /* shorter than a window */
 }
+
+Test(test_commands, eval_tells_errors_positions_and_layers)
+{
+    static const char *const thing[] = {"keys", "values", "attention"};
+    cr_assert(run("calibrate several.gguf --file text.txt -o p.txt") == 0, "%s", said);
+    cJSON *root = run_json("eval several.gguf --file text.txt --ctx 40 --keys 2:channel:64 --values "
+                           "2:token:64 --keep kvsink:5/all --profile p.txt --layers --json");
+    const cJSON *each = cJSON_GetObjectItem(root, "each"), *x;
+    double kl = 0, predictions = 0;
+    cr_expect(number(root, "windows") == 3 && number(root, "kl_error") > 0);
+    cr_expect(number(root, "loss_error") > 0 && number(root, "top1_error") >= 0);
+    cr_expect(fabs(number(root, "loss") - log(number(root, "ppl") / number(root, "ppl16"))) < 1e-12);
+    cJSON_ArrayForEach(x, cJSON_GetObjectItem(each, "kl")) kl += x->valuedouble / 3;
+    cr_expect(fabs(kl - number(root, "kl")) <= 1e-8 * kl); /* nine digits of each */
+    cJSON_ArrayForEach(x, cJSON_GetObjectItem(root, "octaves")) predictions += number(x, "tokens");
+    cr_expect(predictions == 3 * 39);
+    for (int i = 0; i < 3; i++) {
+        const cJSON *error = cJSON_GetObjectItem(cJSON_GetObjectItem(root, "layers"), thing[i]);
+        cr_expect(cJSON_GetArraySize(error) == TM_HANDMADE_LAYERS);
+        const cJSON *sinks = cJSON_GetArrayItem(cJSON_GetArrayItem(error, 2), 0);
+        if (i < 2) cr_expect(sinks->valuedouble == 0, "kept sinks have no error"); /* 16 bits */
+    }
+    cJSON_Delete(root);
+    cr_assert(run("eval several.gguf --file text.txt --ctx 40 --by-position --layers") == 0);
+    cr_expect(strstr(said, "32-63") && strstr(said, "attention: sinks"), "%s", said);
+    cr_expect(run("eval several.gguf --file text.txt --ctx 40 --layers --stream 8") == 2);
+    cr_expect(strstr(said, "whole windows") != NULL, "%s", said);
+}

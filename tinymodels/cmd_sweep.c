@@ -228,8 +228,9 @@ static const char details[] =
     "the same mean number of kept rows.\n"
     "\n"
     "Every finished cell is a line of DIRECTORY/cells.jsonl; a sweep that is stopped\n"
-    "goes on where it was when it is started again. At the end table.md, table.csv,\n"
-    "bits-kl.png, layers.png and kept.png are written beside it. A cell is\n"
+    "goes on where it was when it is started again. At the end table.md, table.csv\n"
+    "and pictures are written beside it: bits-kl.png, layers*.png (if asked for) and\n"
+    "kept*.png, the beginning of each text with its kept tokens marked. A cell is\n"
     "measured again if its text, model, profile, format, rule or windows changed.";
 
 static int run(job *j, const cli_common *common, kv_error *err)

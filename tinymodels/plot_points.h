@@ -22,8 +22,8 @@ typedef struct {
     const char *text;
 } tm_point_label;
 
-/* y is logarithmic: points with y <= 0 are left out. Marks that would cover each other stand side by
- * side, moved by at most 24 pixels. Names that would touch get rows of their own. */
+/* y is logarithmic: points with y <= 0 are left out. Marks that would cover each other stand side
+ * by side, moved by at most 24 pixels. Names that would touch get rows of their own. */
 typedef struct {
     const char *title, *x_label, *y_label;
     const tm_point *point;

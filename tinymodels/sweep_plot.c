@@ -1,7 +1,7 @@
 /* Pictures of a sweep, made from its results.
  *
- *   bits-kl.png   what each rule costs (bits) and does (KL): a panel a text, and one for each format
- *                 where many rules crowd
+ *   bits-kl.png   what each rule costs (bits) and does (KL): a panel a text, and one for each
+ *                 format where many rules crowd
  *   layers.png    errors of each layer; more pairs of text and format: layers-TEXT-FORMAT.png
  *   kept.png      the beginning of each text with its kept tokens marked; more texts:
  *                 kept-TEXT.png */
