@@ -99,7 +99,9 @@ static int covers(const kv_keep_rule *r, const kv_profile *p, int layer)
 //@ in-force: Decide which stages speak for a layer
 /* A stage's set holds from the layer behind it. Where layers before the first
  * stage are protected too (/all or a range), they get the first stage's set.
- * Two stages at one layer (two channels) speak together. */
+ * Two stages at one layer (two channels) speak together. With union all speak
+ * for every layer: a cache is filled when the prompt has run, so that early
+ * layers can know what late ones show (ours). */
 static int stage_speaks(const kv_keep_rule *r, const kv_profile *p, int chosen,
                         int stage, int layer)
 {
@@ -113,6 +115,8 @@ static int stage_speaks(const kv_keep_rule *r, const kv_profile *p, int chosen,
                                           : stage == chosen;
         return one && (r->layers != KV_LAYERS_AFTER || layer > at);
     }
+    if (r->stage == KV_STAGE_UNION)
+        return r->layers != KV_LAYERS_AFTER || !early;
     if (early)
         return r->layers != KV_LAYERS_AFTER && at == first_layer;
     if (layer <= at)

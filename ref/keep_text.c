@@ -8,11 +8,12 @@
  *     rotatekv | toph:K | attention:K[-sinks] | criterion[:M]
  *     random:K:SEED | bigkeys:K | smallkeys:K | greedy:K
  *
- * S is a stage's layer, `each` (every stage's set replaces the one before) or
- * `join` (is added to it); without it the stage with the largest ratio. LAYERS
- * is after (those behind the stage, the default of kvsink; with other rules
- * those behind the stage with the largest ratio), all (the default of the
- * others), or a range such as 12-29. M is a decimal number from 0 to 100, 1 if
+ * S is a stage's layer, `each` (every stage's set replaces the one before),
+ * `join` (is added to it) or `union` (the sets of all stages together, in all
+ * layers alike); without it the stage with the largest ratio. LAYERS is after
+ * (those behind the stage, for union the first one; the default of kvsink;
+ * with other rules those behind the stage with the largest ratio), all (the
+ * default of the others), or a range such as 12-29. M is a decimal number from 0 to 100, 1 if
  * it is left out. +decode applies the rule to tokens that are generated, too;
  * without it only tokens of the prompt are kept. Rules that compare the tokens
  * of a text with each other cannot judge one that comes alone, and refuse it;
@@ -107,6 +108,8 @@ static int parse_stage(kv_keep_rule *r, const char **text)
         r->stage = KV_STAGE_EACH;
     else if (word("join", text))
         r->stage = KV_STAGE_JOIN;
+    else if (word("union", text))
+        r->stage = KV_STAGE_UNION;
     else {
         r->stage = KV_STAGE_AT;
         return number(&r->stage_layer, text);
@@ -222,7 +225,7 @@ int kv_keep_parse(kv_keep_rule *r, const char *text, kv_error *err)
     return kv_fail(err, KV_FAIL_USAGE, "keep rule '%s': cannot read '%s'; "
                    "expected none, first:N, positions:3,17, ids:1,2, "
                    "ids:learned, kvsink:K[@S], kvsink:auto[@S] (S a stage's "
-                   "layer, each or join), kvsink:best, rotatekv, toph:K, "
+                   "layer, each, join or union), kvsink:best, rotatekv, toph:K, "
                    "attention:K[-sinks], criterion[:M], random:K:SEED, "
                    "bigkeys:K, smallkeys:K or greedy:K, then optionally "
                    "/after, /all or a range /12-29, then +decode; lists have "

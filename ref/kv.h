@@ -748,7 +748,8 @@ typedef enum {
     KV_KEEP_RANDOM, KV_KEEP_BIGKEYS, KV_KEEP_SMALLKEYS, KV_KEEP_GREEDY
 } kv_keep_kind;
 typedef enum { KV_LAYERS_ALL, KV_LAYERS_AFTER, KV_LAYERS_RANGE } kv_keep_layers;
-typedef enum { KV_STAGE_LARGEST, KV_STAGE_AT, KV_STAGE_EACH, KV_STAGE_JOIN }
+typedef enum { KV_STAGE_LARGEST, KV_STAGE_AT, KV_STAGE_EACH, KV_STAGE_JOIN,
+               KV_STAGE_UNION }
     kv_keep_stage;
 
 #define KV_LIST_MAX 256 /* positions: and ids: name at most so many */

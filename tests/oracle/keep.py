@@ -2,7 +2,7 @@
 
     KEEP = RULE[/LAYERS][+decode]
     RULE = none | first:N | positions:a,b,.. | ids:a,b,.. | ids:learned
-         | kvsink:K[@S] | kvsink:auto[@S]        S a stage's layer, `each` or `join`
+         | kvsink:K[@S] | kvsink:auto[@S]        S a stage's layer, `each`, `join`, `union`
          | kvsink:best                           an alias, BEST below
          | rotatekv | toph:K | attention:K[-sinks] | criterion[:M] | random:K:SEED
          | bigkeys:K | smallkeys:K | greedy:K    evidence.py; greedy needs a model and is only parsed
@@ -16,8 +16,9 @@ are chosen.  `auto` takes what passes the stage's threshold, at most max(5, floo
 
 Layers: one stage at layer l gives `after` = l+1.., `all`, or a range a-b.  With `each`, a layer
 takes the set of the latest stage below it; with `join`, the union of all below it; layers up to and
-including the first stage take the first stage's set where the layer range asks for them.  For the
-other rules the default is `all`, and `after` means the layers behind the profile's largest stage
+including the first stage take the first stage's set where the layer range asks for them.  With
+`union`, all sets together hold in every layer of the range, `after` being those behind the first stage.
+For the other rules the default is `all`, and `after` means the layers behind the profile's largest stage
 (no stage: none); it needs a profile.
 """
 
@@ -37,6 +38,10 @@ MISTAKES = {
     "n-larger-than-prompt": "N or K larger than the prompt means all positions, not an error.",
     "stage-layer-included": "`after` starts at the stage's own layer instead of the next one.",
     "join-replaces": "`join` lets a later stage replace the earlier set instead of adding to it.",
+    "union-waits": (
+        "With `union` the sets of late stages hold in the layers before them too, as far as the range "
+        "asks for these."
+    ),
     "each-adds": "`each` adds a later stage's set to the earlier one instead of replacing it.",
     "first-stage": (
         "Without `@` the first stage of the profile is taken instead of the one with the largest "
@@ -115,7 +120,7 @@ def parse_keep(text):
         return name, whole_number(argument, name), None, span, decode
     if name == "kvsink":
         argument, at, stage = argument.partition("@")
-        if at and stage not in ("each", "join"):
+        if at and stage not in ("each", "join", "union"):
             stage = whole_number(stage, "stage")
         stage = stage if at else None
         argument = argument if argument == "auto" else whole_number(argument, "kvsink")
@@ -205,7 +210,7 @@ def kvsink_layers(stages, sets, selector, span, layers, wrong):
         return [[] for _ in range(layers)]
     if selector is None:
         used = [best_stage(stages, wrong)["layer"]]
-    elif selector in ("each", "join"):
+    elif selector in ("each", "join", "union"):
         used = sorted({stage["layer"] for stage in stages})
     else:
         used = [selector]
@@ -224,9 +229,11 @@ def kvsink_layers(stages, sets, selector, span, layers, wrong):
             high -= 1
         if not low <= layer <= high or (span == "after" and not below):
             out.append([])
+        elif selector == "union" and wrong != "union-waits":
+            out.append(sorted(set().union(*at.values())))
         elif not below:
             out.append([] if wrong == "early-layers-empty" else sorted(at[used[0]]))
-        elif (selector == "join" and wrong != "join-replaces") or wrong == "each-adds":
+        elif (selector in ("join", "union") and wrong != "join-replaces") or wrong == "each-adds":
             out.append(sorted(set().union(*[at[s] for s in below])))
         else:
             out.append(sorted(at[below[-1]]))
@@ -516,6 +523,9 @@ def several_stage_cases(file, random):
         ("join", "kvsink:2@join", ["join-replaces"]),
         ("join all", "kvsink:2@join/all+decode", ["join-replaces"]),
         ("join after", "kvsink:1@join/after", ["join-replaces", "stage-layer-included"]),
+        ("union all", "kvsink:2@union/all", ["union-waits"]),
+        ("union", "kvsink:2@union", ["union-waits", "stage-layer-included"]),
+        ("union range", "kvsink:auto@union/0-4", ["union-waits", "range-open"]),
         ("auto each", "kvsink:auto@each/all", ["auto-cap", "each-adds"]),
         ("auto join", "kvsink:auto@join", ["auto-cap"]),
         ("each range before all stages", "kvsink:1@each/0-1", ["early-layers-empty"]),
@@ -676,6 +686,7 @@ WELL_FORMED = (
     "kvsink:auto",
     "kvsink:auto@each",
     "kvsink:3@join/all",
+    "kvsink:3@union/all",
     "kvsink:5/after",
     "first:4/12-29",
     "first:4/0-0",
