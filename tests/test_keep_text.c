@@ -5,7 +5,7 @@ Test(keep_text, the_grammar_accepts_what_it_says)
 {
     static const char *good[] = {
         "none", "first:0", "first:5/12-29", "positions:40,3,17,3", "ids:1", "kvsink:5",
-        "kvsink:5@4", "kvsink:auto@each/all+decode", "kvsink:0/after", "kvsink:3@join/0-1",
+        "kvsink:5@4", "kvsink:5@union", "kvsink:auto@each/all+decode", "kvsink:0/after", "kvsink:3@join/0-1",
         "none/all", "ids:learned/1-2", "first:1+decode", "none+decode", "first:3/after",
         "kvsink:best", "kvsink:best/after+decode", "rotatekv", "rotatekv/2-3", "toph:20/after",
         "attention:5", "attention:5-sinks/all", "criterion", "criterion:0", "criterion:2.5/1-2",

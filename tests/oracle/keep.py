@@ -26,7 +26,7 @@ import evidence
 from exact import Random, Refused, f32
 from suite import VectorFile, abs_rel
 
-BEST = "kvsink:auto@each/all"
+BEST = "kvsink:auto@union/all"
 ALL_AT_ONCE = ("random", "bigkeys", "smallkeys", "attention", "greedy", "rotatekv", "toph")
 
 MISTAKES = {
