@@ -7,7 +7,7 @@
  *
  * Within a span keys, or values, are taken in tiles: tokens that lie in one group, or all in 16 bits.
  *
- * Codes of 2 and 4 bits in the two common layouts are used as they are. A number is s*code + m
+ * Codes in the two common layouts are used as they are. A number is s*code + m
  * with s and m the same for a whole row of codes, so a sum over rows is
  *
  *     sum a_i (s_i code_ij + m_i)  =  sum (a_i s_i) code_ij  +  sum a_i m_i
@@ -272,8 +272,13 @@ static void rotate(const decoding *d, float *x, tile t, int columns)
 
 static int is_direct(const decoding *d, const kv_store *st)
 {
-    return d->f->kernels->codes_gevm && is_known(st, 1) && !st->format.pre &&
-           (st->format.bits == 2 || st->format.bits == 4);
+    return d->f->kernels->codes_gevm && is_known(st, 1) && !st->format.pre;
+}
+
+/* Codes that codes_gevm takes at a time: whole words, whatever the processor. */
+static int unit_of(const kv_store *st)
+{
+    return st->format.bits == 8 ? 64 : st->format.bits == 3 ? 32 : 16;
 }
 
 static const unsigned char *codes_at(const kv_store *st, size_t words, int first)
@@ -326,7 +331,7 @@ static int keys_direct(const decoding *d, tile t)
 {
     const kv_store *st = &d->layer->k;
     return t.coded && is_direct(d, st) && st->format.axis == KV_PER_CHANNEL &&
-           t.first % run_of(st) % 16 == 0 && t.n % 16 == 0;
+           t.first % run_of(st) % unit_of(st) == 0 && t.n % unit_of(st) == 0;
 }
 
 /* scores [shared][wide]; a: scratch of [shared][D]. */
@@ -368,7 +373,7 @@ static int values_direct(const decoding *d, tile t)
 {
     const kv_store *st = &d->layer->v;
     return t.coded && is_direct(d, st) && st->format.axis == KV_PER_TOKEN &&
-           group_part(d, st) % 16 == 0;
+           group_part(d, st) % unit_of(st) == 0;
 }
 
 /* out [shared][D] += the values of a tile under the weights p [shared][wide]; a: scratch of
