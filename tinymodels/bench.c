@@ -8,12 +8,16 @@
  * figure of the same kind. Only such ratios from one run mean anything across machines.
  *
  * Rows, unless they say otherwise in tokens per second:
- *   pass      a perplexity pass: forward and logits of every position, keys and values in 16 bits
+ *   pass      a perplexity pass: forward and logits of every position, keys and values in 16 bits or
+ *             quantized and read back (llama.cpp: q4_0)
  *   quantize  share of such a pass that quantizing keys and values to two bits takes
  *   prefill   forward, logits of the last position only
  *   predict   share of a prefill that KVSink's prediction takes: looking at one channel of the
  *             residual after two layers, and building the keep set
- *   decode    one token after the other on top of so many (made up, as far as keys and values go)
+ *   decode    one token after the other on top of so many (made up, as far as keys and values go).
+ *             What of a token's time is products with weights, and what is the cache (appending to
+ *             it and attention), stands below, the rest being norms and the like; and so does
+ *             the ratio that matters most: low bits here, 16 bits there
  * What the tokens are does not matter for time; they come from a fixed random sequence. */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -41,14 +45,16 @@ static double seconds(void)
 /* ------------------------------------------------------------------- rows */
 
 typedef enum {
-    LOAD, PASS_512, PASS_2048, QUANTIZE_512, PREFILL_512, PREFILL_2048, PREDICT_512, PREDICT_2048,
-    DECODE_0, DECODE_2048, DECODE_8BIT, DECODE_4BIT, DECODE_2BIT, PEAK, ROWS
+    LOAD, PASS_512, PASS_2048, PASS_2048_4BIT, QUANTIZE_512, PREFILL_512, PREFILL_2048, PREDICT_512, PREDICT_2048,
+    DECODE_0, DECODE_2048, DECODE_8BIT, DECODE_4BIT, DECODE_2BIT, PRODUCTS, CACHE, AGAINST_4BIT,
+    AGAINST_2BIT, PEAK, ROWS
 } row;
 
 static const struct { const char *key, *text, *unit; } rows[ROWS] = {
     {"load", "load the model", "s"},
     {"pass_512", "pass, context 512", "tok/s"},
     {"pass_2048", "pass, context 2048", "tok/s"},
+    {"pass_2048_4bit", "pass, context 2048, 4 bits", "tok/s"},
     {"quantize_share_512", "quantize, share of the pass at 512", "%"},
     {"prefill_512", "prefill of 512", "tok/s"},
     {"prefill_2048", "prefill of 2048", "tok/s"},
@@ -59,6 +65,10 @@ static const struct { const char *key, *text, *unit; } rows[ROWS] = {
     {"decode_2048_8bit", "decode after 2048, 8 bits", "tok/s"},
     {"decode_2048_4bit", "decode after 2048, 4 bits", "tok/s"},
     {"decode_2048_2bit", "decode after 2048, 2 bits", "tok/s"},
+    {"decode_2bit_products", "  products, share of its time", "%"},
+    {"decode_2bit_cache", "  append and attention, share", "%"},
+    {"decode_4bit_against_f16", "4 bits against llama.cpp's f16", "x"},
+    {"decode_2bit_against_f16", "2 bits against llama.cpp's f16", "x"},
     {"peak_rss", "peak resident memory", "MB"},
 };
 
@@ -255,20 +265,67 @@ static int pretend_prefill(bench *b, tm_stream *s, int depth)
     return bad ? bad : tm_stream_begin_decode(s, NULL, &b->err);
 }
 
-static int decode(bench *b, const char *keys, const char *values, int recent, int depth,
-                  double *time)
+/* The fast backend's products and a stream's answers, timed. */
+typedef struct {
+    const kv_backend *backend;
+    const kv_memory *memory;
+    double products, cache;
+} parts;
+
+static void timed_matmul(void *self, float *y, const float *x, const kv_matrix *w, int n)
 {
+    parts *p = self;
+    double start = seconds();
+    p->backend->matmul(p->backend->self, y, x, w, n);
+    p->products += seconds() - start;
+}
+
+static void timed_swiglu(void *self, float *y, const float *gate, const float *up, size_t n)
+{
+    parts *p = self;
+    p->backend->swiglu(p->backend->self, y, gate, up, n);
+}
+
+static void timed_rmsnorm(void *self, float *y, const float *x, const float *gain, double eps,
+                          int C, int n)
+{
+    parts *p = self;
+    p->backend->rmsnorm(p->backend->self, y, x, gain, eps, C, n);
+}
+
+static int timed_attend(void *self, const kv_backend *backend, int layer, float *out, float *rows_,
+                        const float *q, const float *k, const float *k_pre, const float *v,
+                        const float *sink, int position, int n, kv_error *err)
+{
+    parts *p = self;
+    double start = seconds();
+    (void)backend;
+    int bad = p->memory->attend(p->memory->self, p->backend, layer, out, rows_, q, k, k_pre, v,
+                                sink, position, n, err);
+    p->cache += seconds() - start;
+    return bad;
+}
+
+static int decode(bench *b, const char *keys, const char *values, int recent, int depth,
+                  double *time, parts *p)
+{
+    kv_backend timed = {p, timed_matmul, NULL, timed_swiglu, timed_rmsnorm};
+    kv_memory memory = {p, timed_attend};
     tm_stream_spec spec = {.recent = recent, .capacity = depth + NEW + 1};
     tm_stream *s = NULL;
     int bad = format(b, &spec.keys, keys) || format(b, &spec.values, values) ||
               tm_stream_open(&s, b->kv, &spec, b->fast, &b->err);
     if (!bad)
         bad = depth ? pretend_prefill(b, s, depth) : tm_stream_begin_decode(s, NULL, &b->err);
+    *p = (parts){tm_fast_backend(b->fast), bad ? NULL : tm_stream_memory(s), 0, 0};
     double start = seconds();
     for (int i = 0; i <= NEW && !bad; i++) {
-        if (i == 1)
-            start = seconds(); /* the first warms up */
-        kv_run run = new_run(b, s ? tm_stream_memory(s) : NULL);
+        if (i == 1) { /* the first warms up */
+            start = seconds();
+            p->products = p->cache = 0;
+        }
+        kv_run run = new_run(b, &memory);
+        run.backend = &timed;
         run.past = run.position = depth + i;
         bad = kv_forward(b->hidden, &run, b->tokens + i, 1, &b->err);
         if (!bad)
@@ -310,8 +367,9 @@ static double their_bench(const bench *b, const char *what)
     return ask(command, "\"avg_ts\":", "");
 }
 
-/* tokens per second of llama-perplexity: what it reports for its first window of n tokens. */
-static double their_pass(const bench *b, int n)
+/* tokens per second of llama-perplexity: what it reports for its first window of n tokens; more: its
+ * options. */
+static double their_pass(const bench *b, int n, const char *more)
 {
     char command[2 * TM_PATH_MAX + 256], text[] = "/tmp/kvsink-bench-XXXXXX";
     const char *program = getenv("LLAMA_PERPLEXITY");
@@ -323,8 +381,8 @@ static double their_pass(const bench *b, int n)
         fprintf(f, "%s ", i % 3 ? i % 7 ? "the river" : "runs to" : "a quiet sea");
     if (f)
         fclose(f);
-    snprintf(command, sizeof command, "'%s' -m '%s' -f %s -c %d -b %d -t %d --chunks 1 2>&1",
-             program, b->path, text, n, n, tm_pool_threads(tm_fast_pool(b->fast)));
+    snprintf(command, sizeof command, "'%s' -m '%s' -f %s -c %d -b %d -t %d --chunks 1 %s 2>&1",
+             program, b->path, text, n, n, tm_pool_threads(tm_fast_pool(b->fast)), more);
     double each = ask(command, "perplexity: ", "seconds per pass");
     remove(text);
     return each > 0 ? n / each : 0;
@@ -337,11 +395,15 @@ static int window_rows(bench *b, figures *f)
     double time, share;
     int bad = pass(b, "f16", "f16", 512, &time, &share);
     note(f, PASS_512, 512 / time);
-    note_theirs(f, PASS_512, their_pass(b, 512));
+    note_theirs(f, PASS_512, their_pass(b, 512, ""));
     if (!bad)
         bad = pass(b, "f16", "f16", 2048, &time, &share);
     note(f, PASS_2048, 2048 / time);
-    note_theirs(f, PASS_2048, their_pass(b, 2048));
+    note_theirs(f, PASS_2048, their_pass(b, 2048, ""));
+    if (!bad)
+        bad = pass(b, "4:channel:128", "4:token:all", 2048, &time, &share);
+    note(f, PASS_2048_4BIT, 2048 / time);
+    note_theirs(f, PASS_2048_4BIT, their_pass(b, 2048, "-fa on -ctk q4_0 -ctv q4_0"));
     if (!bad)
         bad = pass(b, "2:channel:128", "2:token:all", 512, &time, &share);
     note(f, QUANTIZE_512, share);
@@ -365,23 +427,38 @@ static int prefill_rows(bench *b, figures *f)
 
 static int decode_rows(bench *b, figures *f)
 {
-    static const struct { row r; const char *keys, *values; int recent, depth; const char *theirs; }
-    list[] = {
-        {DECODE_0, "f16", "f16", 0, 0, "-p 0 -n 32"},
-        {DECODE_2048, "f16", "f16", 0, 2048, "-p 0 -n 32 -d 2048"},
-        {DECODE_8BIT, "8:channel:128", "8:token:all", 128, 2048,
-         "-p 0 -n 32 -d 2048 -fa on -ctk q8_0 -ctv q8_0"},
+    static const struct {
+        row r;
+        const char *keys, *values;
+        int recent, depth;
+        const char *theirs;
+        row against; /* their f16 cache */
+    } list[] = {
+        {DECODE_0, "f16", "f16", 0, 0, "-p 0 -n 32", 0},
+        {DECODE_2048, "f16", "f16", 0, 2048, "-p 0 -n 32 -d 2048", 0},
         {DECODE_4BIT, "4:channel:128", "4:token:all", 128, 2048,
-         "-p 0 -n 32 -d 2048 -fa on -ctk q4_0 -ctv q4_0"},
-        {DECODE_2BIT, "2:channel:128", "2:token:all", 128, 2048, NULL},
+         "-p 0 -n 32 -d 2048 -fa on -ctk q4_0 -ctv q4_0", AGAINST_4BIT},
+        {DECODE_2BIT, "2:channel:128", "2:token:all", 128, 2048, NULL, AGAINST_2BIT},
+        {DECODE_8BIT, "8:channel:128", "8:token:all", 128, 2048,
+         "-p 0 -n 32 -d 2048 -fa on -ctk q8_0 -ctv q8_0", 0},
     };
+    double f16 = 0;
     int bad = KV_OK;
     for (size_t i = 0; i < sizeof list / sizeof *list && !bad; i++) {
-        double time;
-        bad = decode(b, list[i].keys, list[i].values, list[i].recent, list[i].depth, &time);
+        double time = 0, theirs = 0;
+        parts p;
+        bad = decode(b, list[i].keys, list[i].values, list[i].recent, list[i].depth, &time, &p);
         note(f, list[i].r, NEW / time);
         if (list[i].theirs)
-            note_theirs(f, list[i].r, their_bench(b, list[i].theirs));
+            theirs = their_bench(b, list[i].theirs);
+        note_theirs(f, list[i].r, theirs);
+        f16 = list[i].r == DECODE_2048 ? theirs : f16;
+        if (list[i].against && f16 > 0)
+            note(f, list[i].against, NEW / time / f16);
+        if (list[i].r == DECODE_2BIT) {
+            note(f, PRODUCTS, 100 * p.products / time);
+            note(f, CACHE, 100 * p.cache / time);
+        }
     }
     return bad;
 }
