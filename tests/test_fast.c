@@ -146,7 +146,8 @@ static gguf_tensor make_tensor(int type, const int *half, int rows, int cols, ui
         data[i] = (unsigned char)check_next(seed);
     for (size_t b = 0; b < blocks; b++)
         for (int i = 0; i < 2 && half[i] >= 0; i++) {
-            uint16_t h = (uint16_t)((0x2000 + check_below(seed, 0x2000)) | check_below(seed, 2) << 15);
+            int bits = (0x2000 + check_below(seed, 0x2000)) | check_below(seed, 2) << 15;
+            uint16_t h = (uint16_t)bits;
             unsigned char *at = data + b * size + half[i] + (type == GGUF_F32 ? 2 : 0);
             memcpy(at, &h, sizeof h);
         }
@@ -501,9 +502,10 @@ Test(fast, decode_straight_from_codes)
     static const char *const direct[][2] = {
         {"2:channel:128", "2:token:all"}, {"4:channel:128", "4:token:64"},
         {"2:channel:32:sym", "2:token:16:sym"}, {"4:channel:48:sym", "4:token:32:sym"},
-        {"2:channel:16", "4:token:8"}, {"4:channel:24", "2:token:32"}, {"2:channel:300", "3:token:all"},
-        {"3:channel:64", "3:token:32:sym"}, {"8:channel:128", "8:token:64"},
-        {"8:channel:96:sym", "8:token:all:sym"}, {"3:channel:40", "8:token:32"},
+        {"2:channel:16", "4:token:8"}, {"4:channel:24", "2:token:32"},
+        {"2:channel:300", "3:token:all"}, {"3:channel:64", "3:token:32:sym"},
+        {"8:channel:128", "8:token:64"}, {"8:channel:96:sym", "8:token:all:sym"},
+        {"3:channel:40", "8:token:32"},
     };
     const kv_shape s[] = {{9, 3, 64}, {5, 1, 64}, {4, 4, 64}, {22, 2, 64}, {3, 1, 192}};
     const int tokens[] = {129, 256, 257, 613}, recents[] = {0, 1, 128};

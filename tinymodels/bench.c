@@ -8,8 +8,8 @@
  * figure of the same kind. Only such ratios from one run mean anything across machines.
  *
  * Rows, unless they say otherwise in tokens per second:
- *   pass      a perplexity pass: forward and logits of every position, keys and values in 16 bits or
- *             quantized and read back (llama.cpp: q4_0)
+ *   pass      a perplexity pass: forward and logits of every position, keys and values in 16
+ *             bits, or quantized and read back (llama.cpp: q4_0)
  *   quantize  share of such a pass that quantizing keys and values to two bits takes
  *   prefill   forward, logits of the last position only
  *   predict   share of a prefill that KVSink's prediction takes: looking at one channel of the
@@ -45,7 +45,8 @@ static double seconds(void)
 /* ------------------------------------------------------------------- rows */
 
 typedef enum {
-    LOAD, PASS_512, PASS_2048, PASS_2048_4BIT, QUANTIZE_512, PREFILL_512, PREFILL_2048, PREDICT_512, PREDICT_2048,
+    LOAD, PASS_512, PASS_2048, PASS_2048_4BIT, QUANTIZE_512, PREFILL_512, PREFILL_2048,
+    PREDICT_512, PREDICT_2048,
     DECODE_0, DECODE_2048, DECODE_8BIT, DECODE_4BIT, DECODE_2BIT, PRODUCTS, CACHE, AGAINST_4BIT,
     AGAINST_2BIT, PEAK, ROWS
 } row;
@@ -367,8 +368,8 @@ static double their_bench(const bench *b, const char *what)
     return ask(command, "\"avg_ts\":", "");
 }
 
-/* tokens per second of llama-perplexity: what it reports for its first window of n tokens; more: its
- * options. */
+/* tokens per second of llama-perplexity: what it reports for its first window of n tokens; more:
+ * its options. */
 static double their_pass(const bench *b, int n, const char *more)
 {
     char command[2 * TM_PATH_MAX + 256], text[] = "/tmp/kvsink-bench-XXXXXX";

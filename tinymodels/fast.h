@@ -38,8 +38,9 @@ tm_pool *tm_fast_pool(const tm_fast *f);
 
 /* Says that the matrix at data holds the weights of tensor t, dequantized: a product with few rows
  * may then read t's integers in place of data, which gives the same bits in less time
- * (blocks.h), and takes 0.75 bytes more for each weight of up to 4 bits, 1.5 for each of 5 to 8, from
- * the first such product on. Both must stay until tm_fast_forget or tm_fast_close; tm_model_known says it of all
+ * (blocks.h), and takes 0.75 bytes more for each weight of up to 4 bits, 1.5 for each of 5 to 8,
+ * from the first such product on. Both must stay until tm_fast_forget or tm_fast_close;
+ * tm_model_known says it of all
  * matrices of a model. */
 int tm_fast_know(tm_fast *f, const float *data, const gguf_tensor *t, kv_error *err);
 void tm_fast_forget(tm_fast *f);

@@ -5,7 +5,8 @@
  * average of its values. The spans' results are added up in the order of the tokens, each scaled by
  * e^(its maximum - the largest maximum); so bits depend on the spans and not on who did them.
  *
- * Within a span keys, or values, are taken in tiles: tokens that lie in one group, or all in 16 bits.
+ * Within a span keys, or values, are taken in tiles: tokens that lie in one group, or all in 16
+ * bits.
  *
  * Codes in the two common layouts are used as they are. A number is s*code + m
  * with s and m the same for a whole row of codes, so a sum over rows is
@@ -286,8 +287,8 @@ static const unsigned char *codes_at(const kv_store *st, size_t words, int first
     return (const unsigned char *)(st->words + words) + first * st->format.bits / 8;
 }
 
-/* n >= 1 scales s and minima m that lie `step` apart, from group `first` on. Symmetric codes count from
- * the middle: s (code - zero) = s code + m with m = -zero s. */
+/* n >= 1 scales s and minima m that lie `step` apart, from group `first` on. Symmetric codes count
+ * from the middle: s (code - zero) = s code + m with m = -zero s. */
 static void widen_scales(const decoding *d, float *s, float *m, const kv_store *st, size_t first,
                          size_t step, int n)
 {

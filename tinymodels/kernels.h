@@ -44,10 +44,10 @@ typedef struct {
     /* y[j] += sum over i < n of a[i] b[i*width + j], for j < width. */
     void (*gevm)(float *y, const float *a, const float *b, int n, int width);
 
-    /* y[h*ldy + j] += sum over i < n of a[h*lda + i] code(i, j), for h < heads, j < width. Code j of
-     * row i has 2, 3, 4 or 8 bits and lies behind at + i*stride bytes as kv_pack packs it. width is a
-     * multiple of 16, at 8 bits of 64. At 3 bits one byte behind the codes may be read (and not
-     * used). NULL as gemv4: unpack and use gevm. */
+    /* y[h*ldy + j] += sum over i < n of a[h*lda + i] code(i, j), for h < heads, j < width. Code j
+     * of row i has 2, 3, 4 or 8 bits and lies behind at + i*stride bytes as kv_pack packs it.
+     * width is a multiple of 16, at 8 bits of 64. At 3 bits one byte behind the codes may be read
+     * (and not used). NULL as gemv4: unpack and use gevm. */
     void (*codes_gevm)(float *y, size_t ldy, const float *a, size_t lda, int heads,
                        const unsigned char *at, size_t stride, int bits, int n, int width);
 
