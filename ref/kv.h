@@ -838,8 +838,18 @@ typedef struct {
     kv_stage *stage;    /* ascending by layer */
     int n_ids;
     int *ids;           /* token ids that were sinks in calibration */
+    int range_row;      /* Hk*D; 0: nothing is known for static formats */
+    float *range;       /* [3][2][layers][Hk*D] of keys, keys before RoPE,
+                           values: lowest, highest */
+    char *range_keep;   /* rule whose tokens were left out of them, or NULL */
 } kv_profile;
 
+/* The ranges that a format reads (static ones only, else both NULL), on its
+ * side of RoPE; p may be NULL. Missing: KV_FAIL_USAGE, naming calibrate. */
+int kv_profile_limits(kv_limits *limits, const kv_profile *p,
+                      const kv_format *f, int is_values, kv_error *err);
+
+//@ kvsink-set: Chapter 6: the tokens with the largest outliers
 /* The K largest |h[T]|, positions ascending; returns how many (min(K, T)).
  * Values within one part in a thousand of the K-th count as equal to it, and
  * among equals the lower positions win, so that a prompt of one repeated token

@@ -163,3 +163,21 @@ int kv_profile_largest(const kv_profile *p)
     }
     return best;
 }
+
+//@ limits: Find the ranges of a static format
+int kv_profile_limits(kv_limits *limits, const kv_profile *p,
+                      const kv_format *f, int is_values, kv_error *err)
+{
+    *limits = (kv_limits){NULL, NULL};
+    if (!f->is_static)
+        return KV_OK;
+    if (!p || !p->range_row)
+        return kv_fail(err, KV_FAIL_USAGE, "a static format needs the ranges "
+                       "of each channel, and %s; run 'kvsink calibrate "
+                       "--static' and name its output with --profile",
+                       p ? "the profile has none" : "there is no profile");
+    size_t n = (size_t)p->layers * (size_t)p->range_row;
+    limits->lo = p->range + 2 * n * (is_values ? 2 : f->pre ? 1 : 0);
+    limits->hi = limits->lo + n;
+    return KV_OK;
+}

@@ -94,7 +94,7 @@ Test(test_profile, takes_what_a_person_may_write)
     kv_profile p;
     const char *text = "# mine\n\n  kvsink-profile 1 # yes\r\nmodel llama 4 8 10 ff\r\n"
                        "ids 7 3\n\tstage 2 5 - 10 1 3 1\nstage 0 7 1 20 1 4 1 # first\nids 3 9\n"
-                       "static keys 0 1 2\n# weak: by ratio";
+                       "# static keys 0 1 2\n# weak: by ratio";
     cr_assert(eq(int, parse(&p, text, &err), 0), "%s", err.text);
     cr_assert(eq(int, p.n_stages, 2));
     cr_expect(eq(int, p.stage[0].layer, 0));
@@ -124,6 +124,46 @@ Test(test_profile, many_ids_and_stages_fit)
 }
 
 #define HEAD "kvsink-profile 1\nmodel llama 4 8 10 ff\n"
+
+#define RANGES_OF(l) "static " l " keys -1 1\nstatic " l " keys-pre -2 2.5\n"
+#define RANGES RANGES_OF("0") RANGES_OF("1") RANGES_OF("2") RANGES_OF("3") \
+    "static 0 values 0 0\nstatic 1 values 0 1e-3\nstatic 2 values 5 6\n"
+
+Test(test_profile, ranges_are_read_written_and_found)
+{
+    char path[64];
+    kv_error err;
+    kv_profile p, q;
+    kv_limits l;
+    kv_format f;
+    cr_assert(eq(int, parse(&p, HEAD RANGES "static keep first:5 # why\nstatic 3 values 0.1 7\n",
+                            &err), 0), "%s", err.text);
+    temporary(path);
+    cr_assert(eq(int, tm_profile_write(path, &p, NULL, &err), 0));
+    cr_assert(eq(int, tm_profile_read(&q, path, &err), 0), "%s", err.text);
+    unlink(path);
+    cr_assert(eq(int, q.range_row, 1));
+    cr_expect(strcmp(q.range_keep, "first:5") == 0);
+    cr_expect(memcmp(p.range, q.range, 24 * sizeof *p.range) == 0);
+    kv_format_parse(&f, "2:token:1:static", NULL);
+    cr_assert(eq(int, kv_profile_limits(&l, &q, &f, 0, &err), 0));
+    cr_expect(l.lo[3] == -1 && l.hi[3] == 1);
+    cr_assert(eq(int, kv_profile_limits(&l, &q, &f, 1, &err), 0));
+    cr_expect(l.lo[3] == 0.1f && l.hi[3] == 7 && l.hi[1] == 1e-3f);
+    kv_format_parse(&f, "2:channel:1:static:pre", NULL);
+    cr_assert(eq(int, kv_profile_limits(&l, &q, &f, 0, &err), 0));
+    cr_expect(l.lo[0] == -2 && l.hi[2] == 2.5f);
+    cr_expect(eq(int, kv_profile_limits(&l, NULL, &f, 0, &err), KV_FAIL_USAGE));
+    cr_expect(strstr(err.text, "calibrate --static") != NULL);
+    f.is_static = 0;
+    cr_expect(eq(int, kv_profile_limits(&l, NULL, &f, 0, &err), 0));
+    cr_expect(l.lo == NULL);
+    kv_model m = {.layers = 4, .width = 8, .vocab = 10, .shape = {2, 1, 2}};
+    cr_expect(eq(int, tm_profile_check(&q, &m, q.hash, NULL, "p", &err), KV_FAIL_RUN));
+    cr_expect(strstr(err.text, "1 channels") != NULL, "%s", err.text);
+    tm_profile_free(&p);
+    tm_profile_free(&q);
+}
 
 Test(test_profile, names_the_line_that_is_wrong)
 {
@@ -155,6 +195,20 @@ Test(test_profile, names_the_line_that_is_wrong)
         {HEAD "ids 3 10\n", "x.txt:3: found \"10\", expected a token id"},
         {HEAD "ids 3 x\n", "found \"x\""},
         {HEAD "stagger 1\n", "found \"stagger\""},
+        {HEAD "static\n", "a layer, or keep"},
+        {HEAD "static 4 keys 0 1\n", "found \"4\", expected a layer"},
+        {HEAD "static 0 queries 0 1\n", "keys, keys-pre or values"},
+        {HEAD "static 0 keys\n", "pairs"},
+        {HEAD "static 0 keys 1 2 3\n", "pairs"},
+        {HEAD "static 0 keys 1 2 3 4 5 6 7 8\n", "do not fit into this file"},
+        {HEAD RANGES "static 0 keys 0 1\n", "each layer once"},
+        {HEAD RANGES "static 3 values 0 1 2 3\n", "as many pairs"},
+        {HEAD RANGES "static 3 values 1 0\n", "found \"0\", expected the highest"},
+        {HEAD RANGES "static 3 values nan 0\n", "the lowest value"},
+        {HEAD RANGES "static 3 values 0 70000\n", "the highest value"},
+        {HEAD RANGES "# long enough\n", "\"static 3 values\" is missing"},
+        {HEAD "static keep\n", "one keep rule"},
+        {HEAD "static keep none\nstatic keep none\n", "once"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         kv_profile p;

@@ -4,6 +4,7 @@
 
 #include "commands.h"
 #include "profile.h"
+#include "ranges.h"
 #include "report.h"
 
 enum { WINDOW = 512 };
@@ -113,6 +114,8 @@ static void print_json(const tm_calibration *c, const char *path)
     } else {
         cJSON_AddNullToObject(root, "sun");
     }
+    if (c->profile.range_keep)
+        cli_json_add_text(root, "static", c->profile.range_keep, strlen(c->profile.range_keep));
     cli_json_add_text(root, "profile", path, strlen(path));
     cli_json_print(root);
 }
@@ -176,10 +179,29 @@ static void print_text(const session *s, const tm_calibration *c, const char *pa
     else
         printf("Sun et al. (above 100 and 1000 times the median): nowhere, in %d of %d prompts\n",
                c->sun_prompts, c->prompts);
+    if (c->profile.range_row)
+        printf("Static ranges of %d channels of keys and values in each layer; left out of them: %s\n",
+               c->profile.range_row, c->profile.range_keep);
     printf("\nwritten: %s\n", path);
 }
 
-static int run(session *s, const cli_list *files, int limit, const char *path, kv_error *err)
+/* keep NULL: no static ranges are asked for. */
+static int add_ranges(tm_calibration *c, const prompts *p, const tm_engine *e, const char *keep,
+                      kv_error *err)
+{
+    kv_keep_rule rule;
+    if (!keep) return KV_OK;
+    if (kv_keep_parse(&rule, keep, err) ||
+        tm_ranges(&c->profile, &rule, e, p->prompt, p->length, p->n, report_progress,
+                  "static ranges", err)) return err->code;
+    c->profile.range_keep = malloc(strlen(keep) + 1);
+    if (!c->profile.range_keep) return kv_fail(err, KV_FAIL_RUN, "not enough memory");
+    strcpy(c->profile.range_keep, keep);
+    return KV_OK;
+}
+
+static int run(session *s, const cli_list *files, int limit, const char *path, const char *keep,
+               kv_error *err)
 {
     static prompts p; /* large */
     tm_engine e = report_engine(s);
@@ -189,6 +211,7 @@ static int run(session *s, const cli_list *files, int limit, const char *path, k
     int code = read_prompts(&p, files, limit, err);
     if (!code)
         code = tm_calibrate(&c, &e, p.prompt, p.length, p.n, report_progress, "calibrating", err);
+    if (!code) code = add_ranges(&c, &p, &e, keep, err);
     c.profile.hash = s->weights->hash;
     if (!code) code = tm_profile_write(path, &c.profile, p.comment, err);
     if (!code && s->common->json) print_json(&c, path);
@@ -204,22 +227,32 @@ static const char details[] =
     "more than half of the prompts a channel of the residual has at least doubled\n"
     "from layer to layer up to there, to 100 or more and to 300 times the median.\n"
     "The profile is a text file that can be read and edited. A model without such\n"
-    "outliers has no stage; then KVSink keeps nothing.";
+    "outliers has no stage; then KVSink keeps nothing.\n"
+    "\n"
+    "--static adds the lowest and highest value of each channel of keys (after and\n"
+    "before RoPE) and values, which static formats use instead of the data's. The\n"
+    "tokens that --keep KEEP keeps, with what has just been learned, are left out;\n"
+    "by default none are, so that the sinks stretch the ranges for all.";
 
 int cmd_calibrate(int argc, char **argv)
 {
     cli_list files;
-    const char *path;
-    int limit, status;
+    const char *path, *keep;
+    int limit, status, ranges;
     const cli_option options[] = {
         {"--file", CLI_LIST, &files, "FILE", NULL, 0, 0, "texts to look at (UTF-8)"},
         {"-o", CLI_STRING, &path, "PROFILE", NULL, 0, 0, "where to write the profile"},
         {"--windows", CLI_INT, &limit, "N", "4", 1, 1024,
          "at most N prompts of each file, spread evenly over it"},
+        {"--static", CLI_FLAG, &ranges, NULL, NULL, 0, 0,
+         "learn the range of each channel as well, for static formats"},
+        {"--keep", CLI_STRING, &keep, "KEEP", NULL, 0, 0,
+         "with --static: tokens that do not count for the ranges (default: none)"},
         {0}};
     static const char *const examples[] = {
         "kvsink calibrate model.gguf --file book.txt -o profile.txt",
         "kvsink calibrate model.gguf --file book.txt code.c chat.txt --windows 8 -o profile.txt",
+        "kvsink calibrate model.gguf --file book.txt --static --keep kvsink:5 -o profile.txt",
         NULL};
     const cli_command command = {"calibrate",
                                  "Learn where a model's outliers emerge; write a profile.",
@@ -232,8 +265,14 @@ int cmd_calibrate(int argc, char **argv)
     if (files.count == 0)
         return cli_say_fail(&command, KV_FAIL_USAGE, "--file FILE ... is missing: name at least one"
                             " text to calibrate on");
+    kv_keep_rule rule;
+    if (keep && !ranges)
+        return cli_say_fail(&command, KV_FAIL_USAGE, "--keep belongs to --static: it says which tokens"
+                            " do not count for the ranges");
+    if (keep && kv_keep_parse(&rule, keep, &err)) return cli_fail(&command, &err);
+    if (ranges && !keep) keep = "none";
     if (session_open(&s, &common, &err)) return cli_fail(&command, &err);
-    if (run(&s, &files, limit, path, &err)) status = cli_fail(&command, &err);
+    if (run(&s, &files, limit, path, keep, &err)) status = cli_fail(&command, &err);
     session_close(&s);
     return status;
 }

@@ -128,8 +128,12 @@ static int open_memory(evaluation *v, int layers, kv_error *err)
     if (c->recent)
         return kv_fail(err, KV_FAIL_USAGE, "--recent %d: a whole window has no recent tokens; add"
                        " --stream P", c->recent);
-    if (tm_window_open(&v->window, m, &c->keys, &c->values, v->spec->ctx, v->pool, err))
+    kv_limits keys, values;
+    if (kv_profile_limits(&keys, v->spec->profile, &c->keys, 0, err) ||
+        kv_profile_limits(&values, v->spec->profile, &c->values, 1, err) ||
+        tm_window_open(&v->window, m, &c->keys, &c->values, v->spec->ctx, v->pool, err))
         return err->code;
+    tm_window_limits(v->window, keys, values);
     if (rule_of(v)->kind == KV_KEEP_GREEDY &&
         (tm_greedy_open(&v->greedy, rule_of(v), v->spec->profile, &c->keys, &c->values, v->e, fast,
                         v->spec->ctx, err) ||

@@ -4,6 +4,8 @@
  * number that does not fit, a stage outside the model are errors that name file and line, because
  * people edit these files by hand, and a typing mistake that is silently passed over turns into
  * a wrong keep set much later. */
+#define _POSIX_C_SOURCE 200809L /* strdup */
+
 #include "profile.h"
 
 #include <errno.h>
@@ -20,6 +22,7 @@ typedef struct {
     const char *name; /* of the file */
     int number;       /* of the line, from 1 */
     char *rest;       /* words not yet taken */
+    size_t size;      /* of the file */
     kv_error *err;
 } line_reader;
 
@@ -135,6 +138,100 @@ static int read_ids(kv_profile *p, line_reader *r)
     return KV_OK;
 }
 
+/* ---------------------------------------------------------------- static ranges */
+
+static const char *const range_name[3] = {"keys", "keys-pre", "values"};
+
+static size_t range_size(const kv_profile *p)
+{
+    return (size_t)p->layers * (size_t)p->range_row;
+}
+
+static int count_words(const char *text)
+{
+    int n = 0;
+    while (*(text += strspn(text, " \t\r"))) {
+        n++;
+        text += strcspn(text, " \t\r");
+    }
+    return n;
+}
+
+/* The first line tells how many channels there are. All values together need at least two characters
+ * each, so a file that is too short for them is not even begun. */
+static int take_ranges(kv_profile *p, line_reader *r, int row)
+{
+    p->range_row = row;
+    size_t n = 6 * range_size(p);
+    p->range = 2 * n <= r->size ? malloc(n * sizeof *p->range) : NULL;
+    if (!p->range) {
+        p->range_row = 0;
+        return kv_fail(r->err, KV_FAIL_RUN, "%s:%d: static ranges of %d channels in %d layers do not"
+                       " fit into this file, so some are missing; run `kvsink calibrate --static`"
+                       " again", r->name, r->number, row, p->layers);
+    }
+    for (size_t i = 0; i < n; i++) p->range[i] = NAN;
+    return KV_OK;
+}
+
+static int read_bound(float *out, line_reader *r, float low)
+{
+    char *word = next_word(r), *end;
+    *out = strtof(word, &end);
+    if (!*word || *end || !(*out >= low && fabsf(*out) < 65520))
+        return fail_line(r, word, low > -65520 ? "the highest value, not below the lowest"
+                                               : "the lowest value, a number within binary16");
+    return KV_OK;
+}
+
+static int read_range(kv_profile *p, line_reader *r)
+{
+    int layer, which = 0, code = read_int(&layer, r, 0, p->layers - 1, "a layer, or keep,");
+    if (code) return code;
+    char *word = next_word(r);
+    while (which < 3 && strcmp(word, range_name[which]) != 0) which++;
+    if (which == 3) return fail_line(r, word, "keys, keys-pre or values");
+    int words = count_words(r->rest), row = words / 2;
+    if (!words || words % 2) return fail_line(r, word, "pairs of numbers behind it, low and high");
+    if (!p->range_row && take_ranges(p, r, row)) return KV_FAIL_RUN;
+    if (row != p->range_row) return fail_line(r, word, "as many pairs as in the lines before");
+    float *lo = p->range + 2 * (size_t)which * range_size(p) + (size_t)layer * (size_t)row;
+    float *hi = lo + range_size(p);
+    if (!isnan(*lo)) return fail_line(r, word, "each layer once");
+    for (int i = 0; i < row && !code; i++) {
+        code = read_bound(&lo[i], r, -65520);
+        if (!code) code = read_bound(&hi[i], r, lo[i]);
+    }
+    return code ? code : read_end(r);
+}
+
+static int read_static(kv_profile *p, line_reader *r)
+{
+    char *rest = r->rest + strspn(r->rest, " \t\r");
+    if (strncmp(rest, "keep", 4) != 0) return read_range(p, r);
+    next_word(r);
+    char *word = next_word(r);
+    if (!*word || p->range_keep) return fail_line(r, word, "one keep rule, once");
+    p->range_keep = strdup(word);
+    if (!p->range_keep)
+        return kv_fail(r->err, KV_FAIL_RUN, "%s: not enough memory to read it", r->name);
+    return read_end(r);
+}
+
+/* All or nothing. */
+static int check_ranges(const kv_profile *p, const line_reader *r)
+{
+    size_t n = range_size(p);
+    for (size_t i = 0; p->range_row && i < 3 * (size_t)p->layers; i++) {
+        size_t which = i / (size_t)p->layers, layer = i % (size_t)p->layers;
+        if (isnan(p->range[2 * which * n + layer * (size_t)p->range_row]))
+            return kv_fail(r->err, KV_FAIL_RUN, "%s: the line \"static %zu %s\" is missing; run"
+                           " `kvsink calibrate --static` again", r->name, layer,
+                           range_name[which]);
+    }
+    return KV_OK;
+}
+
 static int read_line(kv_profile *p, line_reader *r, int *seen_header)
 {
     if (strncmp(r->rest, "# weak:", 7) == 0) p->weak = 1;
@@ -153,7 +250,7 @@ static int read_line(kv_profile *p, line_reader *r, int *seen_header)
     if (!p->layers) return fail_line(r, word, "the model line first");
     if (strcmp(word, "stage") == 0) return read_stage(p, r);
     if (strcmp(word, "ids") == 0) return read_ids(p, r);
-    if (strcmp(word, "static") == 0) return KV_OK;
+    if (strcmp(word, "static") == 0) return read_static(p, r);
     return fail_line(r, word, "stage, ids, static or a comment");
 }
 
@@ -185,7 +282,7 @@ int tm_profile_parse(kv_profile *p, const char *text, size_t n, const char *name
 {
     memset(p, 0, sizeof *p);
     int code = KV_OK, seen_header = 0;
-    line_reader r = {name, 0, NULL, err};
+    line_reader r = {name, 0, NULL, n, err};
     char *copy = malloc(n + 1);
     if (!copy) return kv_fail(err, KV_FAIL_RUN, "%s: not enough memory to read it", name);
     memcpy(copy, text, n);
@@ -207,6 +304,7 @@ int tm_profile_parse(kv_profile *p, const char *text, size_t n, const char *name
         code = kv_fail(err, KV_FAIL_RUN, "%s: ends after %d lines without %s; make a profile with"
                        " `kvsink calibrate`", name, r.number,
                        seen_header ? "a model line" : "\"kvsink-profile 1\"");
+    if (!code) code = check_ranges(p, &r);
     if (code) tm_profile_free(p);
     else sort_profile(p);
     return code;
@@ -243,6 +341,35 @@ static void write_comment(FILE *f, const char *comment)
     }
 }
 
+/* As few digits as read back as the same float32. */
+static void write_float(FILE *f, float x)
+{
+    char text[32];
+    for (int digits = 3; digits <= 9; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, (double)x);
+        if (strtof(text, NULL) == x) break;
+    }
+    fprintf(f, " %s", text);
+}
+
+static void write_ranges(FILE *f, const kv_profile *p)
+{
+    size_t n = range_size(p), row = (size_t)p->range_row;
+    if (!n) return;
+    fprintf(f, "# lowest and highest value of each channel, for static formats\nstatic keep %s\n",
+            p->range_keep ? p->range_keep : "none");
+    for (size_t layer = 0; layer < (size_t)p->layers; layer++)
+        for (size_t which = 0; which < 3; which++) {
+            const float *lo = p->range + 2 * which * n + layer * row;
+            fprintf(f, "static %zu %s", layer, range_name[which]);
+            for (size_t i = 0; i < row; i++) {
+                write_float(f, lo[i]);
+                write_float(f, lo[n + i]);
+            }
+            fprintf(f, "\n");
+        }
+}
+
 int tm_profile_write(const char *path, const kv_profile *p, const char *comment, kv_error *err)
 {
     tm_out out;
@@ -268,6 +395,7 @@ int tm_profile_write(const char *path, const kv_profile *p, const char *comment,
                                  " occurrences\nids");
     for (int i = 0; i < p->n_ids; i++) fprintf(out.f, " %d", p->ids[i]);
     if (p->n_ids) fprintf(out.f, "\n");
+    write_ranges(out.f, p);
     return tm_out_close(&out, err);
 }
 
@@ -275,6 +403,11 @@ int tm_profile_check(const kv_profile *p, const kv_model *m, uint64_t hash, int 
                      const char *path, kv_error *err)
 {
     if (other_hash) *other_hash = p->hash != hash;
+    int row = m->shape.kv_heads * m->shape.head_size;
+    if (p->range_row && p->layers == m->layers && p->range_row != row)
+        return kv_fail(err, KV_FAIL_RUN, "%s: its static ranges are for %d channels of keys and"
+                       " values; this model has %d. Make its own profile with `kvsink calibrate"
+                       " --static`", path, p->range_row, row);
     if (p->layers == m->layers && p->width == m->width && p->vocab == m->vocab) return KV_OK;
     return kv_fail(err, KV_FAIL_RUN, "%s: made for a model of %d layers, width %d and a vocabulary"
                    " of %d; this one has %d, %d and %d. Make its own profile with `kvsink"
@@ -286,5 +419,7 @@ void tm_profile_free(kv_profile *p)
 {
     free(p->stage);
     free(p->ids);
+    free(p->range);
+    free(p->range_keep);
     memset(p, 0, sizeof *p);
 }

@@ -27,7 +27,9 @@ int tm_sequence_open(tm_sequence **out, const tm_engine *e, tm_fast *fast,
     if (!s) return kv_fail(err, KV_FAIL_RUN, "not enough memory for a sequence");
     s->e = *e;
     s->spec = *spec;
-    int code = tm_stream_open(&s->stream, e->model, &stream, fast, err);
+    int code = kv_profile_limits(&stream.key_limits, spec->profile, &spec->keys, 0, err);
+    if (!code) code = kv_profile_limits(&stream.value_limits, spec->profile, &spec->values, 1, err);
+    if (!code) code = tm_stream_open(&s->stream, e->model, &stream, fast, err);
     if (!code)
         code = tm_promoter_open(&s->promoter, e->model, &spec->keep, spec->profile, s->stream,
                                 spec->capacity, err);

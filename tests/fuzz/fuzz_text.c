@@ -27,7 +27,7 @@ static void read_format(const char *text)
 {
     kv_format f, again;
     kv_error err = {0};
-    char shown[64];
+    char shown[KV_FORMAT_TEXT];
     int code = kv_format_parse(&f, text, &err);
     if (code) {
         must_explain(code, &err);

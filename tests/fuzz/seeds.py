@@ -65,13 +65,16 @@ def npy():
 
 PROFILE = ("kvsink-profile 1\nmodel llama 5 8 64 0123456789abcdef\n# a comment\n"
            "stage 2 5 -1 700 0.5 18.7 3\nids 1 5\n")
+STATIC = "kvsink-profile 1\nmodel llama 1 8 64 0\nstatic keep none\n" + "".join(
+    "static 0 %s -1 2.5 0 1e-3\n" % side for side in ("keys", "keys-pre", "values"))
 
 
 def main():
     top = sys.argv[1]
     seeds = {"gguf/model": small_model(), "gguf/bpe": vocabulary("gpt2"),
              "text/format": b"\0002:channel:128:sym", "text/keep": b"\1kvsink:5@each/1-2+decode",
-             "text/profile": b"\2" + PROFILE.encode(),
+             "text/profile": b"\2" + PROFILE.encode(), "text/static": b"\2" + STATIC.encode(),
+             "text/flags": b"\000nf4:token:64:pre:had:norm", "text/sparse": b"\0003:channel:all:out0.125",
              "text/chat": b'\3[{"role": "user", "content": "hi"}]',
              "text/template": b"\4{% for message in messages %}{{ message['content'] }}{% endfor %}",
              "text/npy": b"\5" + npy(), "text/bpe": b"\6" + vocabulary("gpt2"), "text/spm": b"\6" + vocabulary("llama")}
