@@ -169,7 +169,11 @@ static void add_groups(cli_common *c, unsigned groups)
         add("--profile", CLI_STRING, &c->profile, "F", NULL, 0, 0,
             "what kvsink calibrate wrote (kvsink: and ids:learned need it)");
         add("--cache", CLI_STRING, &c->cache, "PRESET", NULL, 0, 0,
-            "keys, values and recent in one word: f16, kivi-2-like, kivi-4-like");
+            "keys, values and recent in one word, see below");
+        add("--overwrite", CLI_FLAG, &c->overwrite, NULL, NULL, 0, 0,
+            "kept tokens stay in the statistics of their groups: the common mistake");
+        add("--exclude-only", CLI_FLAG, &c->exclude_only, NULL, NULL, 0, 0,
+            "kept tokens leave the statistics but are coded, not kept in 16 bits");
     }
 }
 
@@ -479,11 +483,7 @@ static void print_help(const cli_command *c)
     printf("\noptions:\n");
     for (int i = 0; i < parser.n; i++) print_option(&parser.option[i]);
     if (c->groups & CLI_CACHE)
-        printf("\nFORMAT  f16, bf16, f32 or BITS:AXIS:GROUP[:sym][:pre]; BITS 2 3 4 8;\n"
-               "        AXIS channel (GROUP consecutive tokens of one channel) or token\n"
-               "        (GROUP consecutive channels of one token); GROUP a number or all;\n"
-               "        sym: no minimum; pre: keys before RoPE. For example 2:channel:32\n"
-               CLI_KEEP_HELP "\n");
+        printf("\n%s\n%s\n%s\n", CLI_FORMAT_HELP, CLI_PRESET_HELP, CLI_KEEP_HELP);
     if (c->details) printf("\n%s\n", c->details);
     printf("\nexamples:\n");
     for (int i = 0; c->examples && c->examples[i]; i++) printf("  %s\n", c->examples[i]);
@@ -556,43 +556,101 @@ int cli_read_text(char **text, size_t *n, const cli_common *common, kv_error *er
 
 /* ------------------------------------------------------------------ cache */
 
+/* What a preset is for. */
+enum { ANYWHERE, STREAMS, WINDOWS };
+
+/* HEAD stands for the model's head size. recent is for streams; whole windows have none. */
 static const struct {
     const char *name, *keys, *values;
-    int recent;
+    int recent, use;
+    const char *keep;
 } preset[] = {
-    {"f16", "f16", "f16", 0},
-    {"kivi-2-like", "2:channel:32", "2:token:32", 0},
-    {"kivi-4-like", "4:channel:32", "4:token:32", 0},
+    {"f16", "f16", "f16", 0, ANYWHERE, NULL},
+    {"kivi-2", "2:channel:32:kivi", "2:token:32:kivi", 128, STREAMS, NULL},
+    {"kivi-4", "4:channel:32:kivi", "4:token:32:kivi", 128, STREAMS, NULL},
+    {"kivi-2-like", "2:channel:32", "2:token:32", 128, ANYWHERE, NULL},
+    {"kivi-4-like", "4:channel:32", "4:token:32", 128, ANYWHERE, NULL},
+    {"kcvt", "4:channel:all", "4:token:all", 0, WINDOWS, NULL},
+    {"q4_0", "q4_0", "q4_0", 0, ANYWHERE, NULL},
+    {"q8_0", "q8_0", "q8_0", 0, ANYWHERE, NULL},
+    {"quarot-like", "4:token:HEAD:had", "4:token:HEAD:had", 0, ANYWHERE, NULL},
+    {"oscar-like", "2:channel:32:had:norm", "2:token:32:had", 128, ANYWHERE, NULL},
+    {"rotatekv-like", "2:token:64:pre:had", "2:token:64:had", 0, ANYWHERE, "rotatekv"},
 };
+enum { PRESETS = sizeof preset / sizeof preset[0] };
 
-int cli_preset(char *keys, char *values, int *recent, const char *name, kv_error *err)
+static int find_preset(const char *name, kv_error *err)
 {
-    const int n = sizeof preset / sizeof preset[0];
     char known[256] = "";
-    for (int i = 0; i < n; i++) {
-        if (strcmp(name, preset[i].name) == 0) {
-            snprintf(keys, 64, "%s", preset[i].keys);
-            snprintf(values, 64, "%s", preset[i].values);
-            *recent = preset[i].recent;
-            return KV_OK;
-        }
+    for (int i = 0; i < PRESETS; i++) {
+        if (strcmp(name, preset[i].name) == 0) return i;
         size_t used = strlen(known);
         snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", preset[i].name);
     }
-    return kv_fail(err, KV_FAIL_USAGE, "--cache: unknown preset '%.60s'; known ones: %s", name,
-                   known);
+    kv_fail(err, KV_FAIL_USAGE, "--cache: unknown preset '%.60s'; known ones: %s", name, known);
+    return -1;
 }
 
-static int expand_preset(cli_cache *cache, const char *name, kv_error *err)
+static void fill_head(char *text, const char *pattern, int head)
 {
-    if (cli_given("--keys") || cli_given("--values") || cli_given("--recent"))
-        return kv_fail(err, KV_FAIL_USAGE, "--cache stands for --keys, --values and --recent; give "
-                       "either --cache or those");
-    if (cli_preset(cache->keys_text, cache->values_text, &cache->recent, name, err))
-        return err->code;
-    cli_note("--cache %s means --keys %s --values %s --recent %d", name, cache->keys_text,
-             cache->values_text, cache->recent);
+    const char *at = strstr(pattern, "HEAD");
+    if (at) snprintf(text, 64, "%.*s%d%s", (int)(at - pattern), pattern, head, at + 4);
+    else snprintf(text, 64, "%s", pattern);
+}
+
+int cli_preset(char *keys, char *values, int *recent, const char *name, int stream, int head,
+               kv_error *err)
+{
+    int i = find_preset(name, err);
+    if (i < 0) return err->code;
+    if (stream == 0 && preset[i].use == STREAMS)
+        return kv_fail(err, KV_FAIL_USAGE, "--cache %s quantizes while tokens arrive, so it needs"
+                       " --stream P; for whole windows there is %s-like", name, name);
+    if (stream == 1 && preset[i].use == WINDOWS)
+        return kv_fail(err, KV_FAIL_USAGE, "--cache %s makes one group of the whole text, which never"
+                       " ends while tokens arrive; it is for whole windows", name);
+    fill_head(keys, preset[i].keys, head);
+    fill_head(values, preset[i].values, head);
+    *recent = stream ? preset[i].recent : 0;
     return KV_OK;
+}
+
+/* What whoever does not say what a model is like may assume. */
+enum { USUAL_HEAD = 64 };
+
+static int has_head(const char *name)
+{
+    for (int i = 0; i < PRESETS; i++)
+        if (strcmp(name, preset[i].name) == 0) return strstr(preset[i].keys, "HEAD") != NULL;
+    return 0;
+}
+
+/* A command that has no --stream feeds tokens one by one. */
+static int is_stream(void)
+{
+    return find("--stream", 8) < 0 || cli_given("--stream");
+}
+
+static int expand_preset(cli_cache *cache, const cli_common *common, int head, kv_error *err)
+{
+    const char *name = common->cache;
+    int recent;
+    if (cli_given("--keys") || cli_given("--values"))
+        return kv_fail(err, KV_FAIL_USAGE, "--cache stands for --keys and --values; give either"
+                       " --cache or those");
+    if (cli_preset(cache->keys_text, cache->values_text, &recent, name, is_stream(), head, err))
+        return err->code;
+    const char *keep = preset[find_preset(name, NULL)].keep;
+    if (!cli_given("--recent")) cache->recent = recent;
+    if (keep && !cli_given("--keep")) cache->keep_text = keep;
+    return KV_OK;
+}
+
+static void tell_preset(const cli_cache *cache, const char *name)
+{
+    int keep = preset[find_preset(name, NULL)].keep && !cli_given("--keep");
+    cli_note("--cache %s means --keys %s --values %s --recent %d%s%s", name, cache->keys_text,
+             cache->values_text, cache->recent, keep ? " --keep " : "", keep ? cache->keep_text : "");
 }
 
 /* Puts the option's name in front of a message from ref/. */
@@ -613,6 +671,19 @@ int cli_keep_rule(kv_keep_rule *rule, const char *text, const char *profile, kv_
     return KV_OK;
 }
 
+const char *const cli_kept_name[3] = {"both", "overwrite", "exclude"};
+
+static int parse_formats(cli_cache *cache, const char *keys, const char *values,
+                         const cli_common *common, kv_error *err)
+{
+    if (kv_format_parse(&cache->keys, keys, err)) return blame("--keys", err);
+    if (kv_format_parse(&cache->values, values, err)) return blame("--values", err);
+    if (common->overwrite) cache->kept = KV_KEPT_OVERWRITE;
+    if (common->exclude_only) cache->kept = KV_KEPT_EXCLUDE_ONLY;
+    cache->keys.exclusion = cache->values.exclusion = cache->kept;
+    return KV_OK;
+}
+
 int cli_cache_options(cli_cache *cache, const cli_common *common, kv_error *err)
 {
     memset(cache, 0, sizeof *cache);
@@ -621,12 +692,23 @@ int cli_cache_options(cli_cache *cache, const cli_common *common, kv_error *err)
     cache->recent = common->recent;
     snprintf(cache->keys_text, sizeof cache->keys_text, "%s", common->keys);
     snprintf(cache->values_text, sizeof cache->values_text, "%s", common->values);
-    if (common->cache && expand_preset(cache, common->cache, err)) return err->code;
-    if (kv_format_parse(&cache->keys, common->cache ? cache->keys_text : common->keys, err))
-        return blame("--keys", err);
-    if (kv_format_parse(&cache->values, common->cache ? cache->values_text : common->values, err))
-        return blame("--values", err);
-    return cli_keep_rule(&cache->keep, common->keep, common->profile, err);
+    if (common->overwrite && common->exclude_only)
+        return kv_fail(err, KV_FAIL_USAGE, "--overwrite and --exclude-only are opposites; give one of"
+                       " them, or neither");
+    if (common->cache && expand_preset(cache, common, USUAL_HEAD, err)) return err->code;
+    if (common->cache && !has_head(common->cache)) tell_preset(cache, common->cache);
+    const char *keys = common->cache ? cache->keys_text : common->keys;
+    const char *values = common->cache ? cache->values_text : common->values;
+    if (parse_formats(cache, keys, values, common, err)) return err->code;
+    return cli_keep_rule(&cache->keep, cache->keep_text, common->profile, err);
+}
+
+int cli_cache_fit(cli_cache *cache, const cli_common *common, kv_shape s, kv_error *err)
+{
+    if (!common->cache || !has_head(common->cache)) return KV_OK;
+    if (expand_preset(cache, common, s.head_size, err)) return err->code;
+    tell_preset(cache, common->cache);
+    return parse_formats(cache, cache->keys_text, cache->values_text, common, err);
 }
 
 /* --------------------------------------------------------------- progress */

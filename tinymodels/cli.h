@@ -96,7 +96,7 @@ typedef struct {
     int bos;                /* -1 as the file says, 0 no, 1 yes */
     const char *text, *file;
     const char *keys, *values, *keep, *profile, *cache; /* never NULL but profile and cache */
-    int recent;
+    int recent, overwrite, exclude_only;
 } cli_common;
 
 /* Returns 1 to go on; 0 when the command is over with exit status *status (help was printed, or
@@ -135,6 +135,26 @@ int cli_check_text(const char *text, size_t n, const char *what, kv_error *err);
 
 /* ------------------------------------------------------------------ cache */
 
+/* What --help says of FORMAT, presets and KEEP, without the last line's end. */
+#define CLI_FORMAT_HELP \
+    "FORMAT  KIND:AXIS:GROUP[:FLAG...], or q4_0 q4_1 q5_0 q5_1 q8_0 f16 bf16 f32;\n" \
+    "        for example 2:channel:32, nf4:token:64:had, 2:channel:32:out1, q4_0:pre\n" \
+    "  KIND  2 3 4 8 (integers), nf2 nf3 nf4 (levels of the normal distribution),\n" \
+    "        e4m3 (8-bit floats); q4_0 and its like are llama.cpp's blocks\n" \
+    "  AXIS  channel (GROUP consecutive tokens of one channel) or token (GROUP\n" \
+    "        consecutive channels of one token); GROUP: a number, or all\n" \
+    "  pre   keys before RoPE              sym   no minimum, codes around 0\n" \
+    "  had   Walsh-Hadamard rotation of each head in front, undone after\n" \
+    "  norm  tokens divided by their norm, which is stored (OScaR)\n" \
+    "  outP  P percent of the numbers, half at each end of a channel (keys) or token\n" \
+    "        (values), stored apart in 16 bits with an index\n" \
+    "  static  ranges from calibrate --static instead of from the data\n" \
+    "  kivi  every operation in binary16, and ageing as KIVI does it"
+#define CLI_PRESET_HELP \
+    "PRESET  kivi-2, kivi-4 (streams only), kivi-2-like, kivi-4-like, kcvt (whole\n" \
+    "        windows only), q4_0, q8_0, quarot-like, oscar-like, rotatekv-like, f16;\n" \
+    "        what one stands for is printed when it is used"
+
 /* What --help says of KEEP, without the last line's end. */
 #define CLI_KEEP_HELP \
     "KEEP    RULE[/LAYERS][+decode]; h, attention and keys are those of the pass\n" \
@@ -162,19 +182,29 @@ typedef struct {
     const char *keep_text;
     kv_keep_rule keep;
     int recent;
+    kv_exclusion kept;   /* what being kept means: of both formats */
     const char *profile; /* path or NULL */
 } cli_cache;
+
+/* "both", "overwrite", "exclude", by kv_exclusion. */
+extern const char *const cli_kept_name[3];
 
 /* A KEEP. Where kv_keep_needs_profile, having none (profile: path, or NULL) is an error which names
  * calibrate, found before anything is computed. kvsink:best prints what it stands for as a note. */
 int cli_keep_rule(kv_keep_rule *rule, const char *text, const char *profile, kv_error *err);
 
-/* What a preset stands for; keys and values of 64 bytes. Unknown: KV_FAIL_USAGE. */
-int cli_preset(char *keys, char *values, int *recent, const char *name, kv_error *err);
+/* What a preset stands for; keys and values of 64 bytes. stream: 0 in whole windows, where nothing is
+ * recent, 1 in streams, -1 if that is open. head: the model's head size. Unknown, or not for this
+ * use: KV_FAIL_USAGE. */
+int cli_preset(char *keys, char *values, int *recent, const char *name, int stream, int head,
+               kv_error *err);
 
 /* Reads the CACHE options. A preset prints what it expands to (standard error). Whether formats
  * fit the model is the caller's to ask with kv_format_check. */
 int cli_cache_options(cli_cache *cache, const cli_common *common, kv_error *err);
+
+/* The same again, once the model is known: for presets whose groups are heads. */
+int cli_cache_fit(cli_cache *cache, const cli_common *common, kv_shape s, kv_error *err);
 
 /* --------------------------------------------------------------- progress */
 

@@ -25,6 +25,7 @@ static int prepare(job *j, kv_error *err)
 {
     if (session_check_length(&j->s, j->spec.ctx, "a window", "use a smaller --ctx", err))
         return err->code;
+    if (cli_cache_fit(&j->cache, j->s.common, j->s.model->shape, err)) return err->code;
     j->spec.keys = j->cache.keys;
     j->spec.values = j->cache.values;
     j->spec.keep = j->cache.keep;
@@ -79,6 +80,7 @@ static void print_json(const job *j)
     cJSON_AddStringToObject(root, "keys", j->cache.keys_text);
     cJSON_AddStringToObject(root, "values", j->cache.values_text);
     cJSON_AddStringToObject(root, "keep", j->cache.keep_text);
+    cJSON_AddStringToObject(root, "kept_means", cli_kept_name[j->cache.kept]);
     cli_json_add_int(root, "recent", j->cache.recent);
     cli_json_add_text(root, "text", source, strlen(source));
     cli_json_add_text(root, "model", model, strlen(model));
@@ -97,6 +99,7 @@ static void print_text(const job *j)
     else printf("whole-window\n");
     printf("keys %s, values %s, keep %s", j->cache.keys_text, j->cache.values_text,
            j->cache.keep_text);
+    if (j->cache.kept) printf(" (%s)", cli_kept_name[j->cache.kept]);
     if (j->spec.stream) printf(", recent %d", j->spec.recent);
     printf("\n\n");
     cli_table_begin(&t, "lrr");

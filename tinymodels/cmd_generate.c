@@ -73,6 +73,7 @@ static int check_cache(job *j, kv_error *err)
 {
     const kv_model *m = j->s.model;
     const kv_format *f[2] = {&j->cache.keys, &j->cache.values};
+    if (cli_cache_fit(&j->cache, j->s.common, m->shape, err)) return err->code;
     for (int i = 0; i < 2; i++) {
         if (kv_format_check(f[i], m->shape, i, err)) return err->code;
         if (kv_format_coded(f[i]) && f[i]->axis == KV_PER_CHANNEL && f[i]->group == 0)

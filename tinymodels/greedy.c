@@ -213,7 +213,11 @@ int tm_greedy_open(tm_greedy **out, const kv_keep_rule *rule, const kv_profile *
     g->e = *e;
     g->pool = fast ? tm_fast_pool(fast) : NULL;
     g->T = T;
-    int code = tm_window_open(&g->window, e->model, keys, values, T, g->pool, err);
+    kv_limits k, v;
+    int code = kv_profile_limits(&k, profile, keys, 0, err);
+    if (!code) code = kv_profile_limits(&v, profile, values, 1, err);
+    if (!code) code = tm_window_open(&g->window, e->model, keys, values, T, g->pool, err);
+    if (!code) tm_window_limits(g->window, k, v);
     if (!code) code = take_memory(g, err);
     if (!code) code = try_rule(g, err);
     if (code) tm_greedy_close(g);

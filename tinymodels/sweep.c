@@ -80,13 +80,14 @@ static void identify(char *id, size_t size, const sweep *w, const sweep_cell *c)
     char numbers[200], keep[1024];
     uint64_t hash = w->text_hash[c->text], model = w->s.weights->hash;
     snprintf(numbers, sizeof numbers, "%d %d %d %d %016llx %016llx", s->text[c->text].ctx,
-             windows_of(w, c), s->text[c->text].stream, f->recent, (unsigned long long)model,
+             windows_of(w, c), s->text[c->text].stream, sweep_recent(f, &s->text[c->text]),
+             (unsigned long long)model,
              uses_profile(s, c) ? (unsigned long long)w->profile_hash : 0);
     hash = hash_text(hash, numbers);
     hash = hash_text(hash, f->keys_text);
     hash = hash_text(hash, f->values_text);
     hash = hash_text(hash, sweep_keep(keep, sizeof keep, s, c->keep));
-    if (f->kept) hash = hash_text(hash, sweep_kept_name[f->kept]);
+    if (f->kept) hash = hash_text(hash, cli_kept_name[f->kept]);
     snprintf(id, size, "%016llx", (unsigned long long)hash);
 }
 
@@ -120,6 +121,24 @@ static int read_texts(sweep *w, kv_error *err)
     return code;
 }
 
+static int check_format(const sweep *w, const sweep_format *f, const sweep_text *t, kv_error *err)
+{
+    const kv_profile *profile = w->job->spec->profile ? &w->profile : NULL;
+    kv_shape s = w->s.model->shape;
+    kv_limits limits;
+    char keys[64], values[64];
+    int recent, code = KV_OK;
+    if (f->preset[0])
+        code = cli_preset(keys, values, &recent, f->preset, t->stream > 0, s.head_size, err);
+    if (!code && f->preset[0] && strcmp(keys, f->keys_text) != 0)
+        code = kv_fail(err, KV_FAIL_USAGE, "preset=%s means keys=%s values=%s for heads of %d"
+                       " channels; write that in its place", f->preset, keys, values, s.head_size);
+    if (!code) code = kv_format_check(&f->keys, s, 0, err);
+    if (!code) code = kv_format_check(&f->values, s, 1, err);
+    if (!code) code = kv_profile_limits(&limits, profile, &f->keys, 0, err);
+    return code ? code : kv_profile_limits(&limits, profile, &f->values, 1, err);
+}
+
 /* What is wrong with the formats and rules of all cells, before the first is measured. */
 static int check_cell(const sweep *w, const sweep_cell *c, kv_error *err)
 {
@@ -129,8 +148,7 @@ static int check_cell(const sweep *w, const sweep_cell *c, kv_error *err)
     const tm_choice *keep = &s->keep[c->keep];
     tm_evidence *evidence = NULL;
     int line = f->line, T = t->stream ? t->stream : t->ctx;
-    int code = kv_format_check(&f->keys, w->s.model->shape, 0, err);
-    if (!code) code = kv_format_check(&f->values, w->s.model->shape, 1, err);
+    int code = check_format(w, f, t, err);
     if (!code && keep->rule.kind != KV_KEEP_GREEDY) { /* which asks nothing of the pass */
         line = s->keep_line[c->keep];
         code = tm_evidence_open(&evidence, keep->matches ? &keep->like : &keep->rule,
@@ -272,9 +290,9 @@ static int describe(sweep_result *r, const sweep *w, const sweep_cell *c, kv_err
 static int evaluate(sweep_result *r, sweep *w, const sweep_cell *c, tm_base *base, kv_error *err)
 {
     const sweep_format *f = &w->job->spec->format[c->format];
-    tm_eval_cell cell = {.keys = f->keys, .values = f->values, .recent = f->recent,
-                         .choice = w->choice[c->keep], .windows = windows_of(w, c)};
+    tm_eval_cell cell = {.keys = f->keys, .values = f->values, .choice = w->choice[c->keep], .windows = windows_of(w, c)};
     double start = seconds();
+    cell.recent = sweep_recent(f, &w->job->spec->text[c->text]);
     memset(r, 0, sizeof *r);
     int ctx = w->job->spec->text[c->text].ctx;
     if (eval_record_init(&r->e, cell.windows, c->layers ? w->s.model->layers : 0, ctx, err) ||

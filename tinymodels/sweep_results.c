@@ -36,8 +36,8 @@ void sweep_describe(char *text, size_t size, const sweep_spec *s, const sweep_ce
     snprintf(text, size, "text %s join %s ctx %d windows %d bos %s stream %d special %d keys %s"
              " values %s recent %d%s%s keep %s", t->name, t->join ? t->join : "no", t->ctx,
              asked_windows(s, c), t->bos < 0 ? "default" : text_bos_name[t->bos], t->stream,
-             t->special, f->keys_text, f->values_text, f->recent, f->kept ? " kept " : "",
-             f->kept ? sweep_kept_name[f->kept] : "",
+             t->special, f->keys_text, f->values_text, sweep_recent(f, t), f->kept ? " kept " : "",
+             f->kept ? cli_kept_name[f->kept] : "",
              sweep_keep(keep, sizeof keep, s, c->keep));
 }
 

@@ -14,8 +14,6 @@
 
 enum { WORDS = 512 };
 
-const char *const sweep_kept_name[3] = {"both", "overwrite", "exclude"};
-
 typedef struct {
     sweep_spec *s;
     char *word[WORDS]; /* of the line */
@@ -184,10 +182,11 @@ static int format_option(reader *r, sweep_format *f, const char *key, char *valu
     static const char *const known[] = {"keys", "values", "recent", "kept", "preset"};
     char *text = !strcmp(key, "keys") ? f->keys_text : f->values_text;
     if (!strcmp(key, "recent")) return take_number(r, &f->recent, key, value, 0);
-    if (!strcmp(key, "kept")) return take_word(r, &f->kept, key, value, sweep_kept_name, 3);
+    if (!strcmp(key, "kept")) return take_word(r, &f->kept, key, value, cli_kept_name, 3);
     if (!strcmp(key, "preset")) {
-        if (cli_preset(f->keys_text, f->values_text, &f->recent, value, r->err))
+        if (cli_preset(f->keys_text, f->values_text, &f->recent, value, -1, 64, r->err))
             return blame(r, f->name);
+        snprintf(f->preset, sizeof f->preset, "%s", value);
         return KV_OK;
     }
     if (strcmp(key, "keys") != 0 && strcmp(key, "values") != 0)
@@ -454,6 +453,11 @@ static void add_cell(sweep_cell *cell, int *n, int group, const sweep_group *g, 
 {
     if (cell) cell[*n] = (sweep_cell){group, c[0], c[1], c[2], g->windows, g->layers};
     ++*n;
+}
+
+int sweep_recent(const sweep_format *f, const sweep_text *t)
+{
+    return f->preset[0] && !t->stream ? 0 : f->recent;
 }
 
 int sweep_spec_cells(sweep_cell *cell, const sweep_spec *s)

@@ -9,7 +9,7 @@
  *                  [stream=P] [special=yes]
  *     text    NAME chat=PATH [ctx=512] ...
  *     format  NAME keys=FORMAT values=FORMAT [recent=R] [kept=both|overwrite|exclude]
- *     format  NAME preset=PRESET    what the preset expands to
+ *     format  NAME preset=PRESET    what the preset expands to (its recent window: in streams)
  *
  *     group   NAME                  begins a table; without it all lines belong to one
  *     texts   NAME ...              those of this group (default: all of the file)
@@ -35,8 +35,6 @@
 #include "base.h"
 #include "kv.h"
 
-extern const char *const sweep_kept_name[3]; /* both, overwrite, exclude */
-
 enum { SWEEP_TEXTS = 64, SWEEP_FORMATS = 128, SWEEP_KEEPS = 256, SWEEP_GROUPS = 64 };
 
 typedef struct {
@@ -50,6 +48,7 @@ typedef struct {
     char *name;
     char keys_text[64], values_text[64];
     kv_format keys, values;
+    char preset[24]; /* its name, or empty */
     int recent, line;
     int kept; /* kv_exclusion, of keys and values */
 } sweep_format;
@@ -86,6 +85,9 @@ void sweep_spec_free(sweep_spec *s); /* NULL is harmless */
 
 /* The rule as it is, with what kvsink:best stands for in its place. Returns text. */
 char *sweep_keep(char *text, size_t size, const sweep_spec *s, int keep);
+
+/* R of a format on a text: a preset's is for streams. */
+int sweep_recent(const sweep_format *f, const sweep_text *t);
 
 /* All cells of all groups; the number, or -1: no memory. cell NULL: only counts. */
 int sweep_spec_cells(sweep_cell *cell, const sweep_spec *s);

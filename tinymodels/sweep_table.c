@@ -284,7 +284,8 @@ static int write_csv(const sweep_spec *s, const sweep_row *row, int n, const cha
         print_field(o.f, format->name);
         print_field(o.f, format->keys_text);
         print_field(o.f, format->values_text);
-        fprintf(o.f, "%d,%s,", format->recent, sweep_kept_name[format->kept]);
+        fprintf(o.f, "%d,%s,", sweep_recent(format, &s->text[row[i].cell.text]),
+                cli_kept_name[format->kept]);
         print_field(o.f, s->keep_text[row[i].cell.keep]);
         print_field(o.f, g->baseline >= 0 ? s->keep_text[g->baseline] : "");
         print_field(o.f, g->baseline_format >= 0 ? s->format[g->baseline_format].name : "");
