@@ -298,6 +298,11 @@ KV_BOTH constexpr int top_shift(int bits) {
     return bits == 3 ? 0 : 8 - bits;
 }
 
+/* 2^n twice, n from 0 to 15. */
+KV_BOTH constexpr uint32_t half_power(int n) {
+    return uint32_t(n + 15) << 10 | uint32_t(n + 15) << 26;
+}
+
 template <int BITS> KV_DEVICE uint32_t field_of(const uint32_t *w, int field) {
     constexpr uint32_t ones = ((1u << BITS) - 1) * 0x10001u;
     if constexpr (BITS == 3) {
@@ -323,11 +328,10 @@ KV_DEVICE uint4 load16(const void *p) {
 }
 
 template <int BITS>
-KV_DEVICE void load_quads(Quads<BITS> &q, const uint8_t *codes, int chunk) {
+KV_DEVICE void load_quads(Quads<BITS> &q, const uint8_t *codes) {
 #pragma unroll
     for (int i = 0; i < BITS; i++) {
-        uint4 v = load16(codes + ((chunk * BITS + i) * 32 + threadIdx.x % 32) *
-                                     16);
+        uint4 v = load16(codes + i * 512);
         q.w[4 * i] = v.x, q.w[4 * i + 1] = v.y;
         q.w[4 * i + 2] = v.z, q.w[4 * i + 3] = v.w;
     }
@@ -347,7 +351,8 @@ KV_DEVICE void operand(uint32_t *a, const Quads<BITS> &q, int field) {
  * 64. MT is its number of 16 tokens, KT that of 16 channels. */
 template <int D, int CG> struct Warp {
     static constexpr int KT = D / 16, MT = 16 / KT;
-    uint32_t q[2 * KT];      /* query, scaled by a power of two */
+    uint32_t q[2 * KT];      /* query, scaled by a power of two: of every 32
+                                channels 8j + 0 1, 4 5, 2 3, 6 7 */
     uint32_t folded[2 * KT]; /* the same times the scales of a group */
     float unit[2];           /* what 1 of a score of q is worth, in log2 */
     float offset[2];         /* of a group: the minima's part of a score */
@@ -376,7 +381,7 @@ KV_DEVICE void load_query(Warp<D, CG> &w, const Decode &d, int s, int kv_head,
     float scale = r < heads ? exp2f(float(-e)) : 0;
 #pragma unroll
     for (int i = 0; i < 2 * w.KT; i++) {
-        int c = i / 4 * 32 + 8 * j + i % 4 * 2;
+        int c = i / 4 * 32 + 8 * j + i % 2 * 4 + i % 4 / 2 * 2;
         w.q[i] = kv_word(__floats2half2_rn(q[c] * scale, q[c + 1] * scale));
     }
     float unit = exp2f(float(e)) * 1.44269504f / sqrtf(float(D));
@@ -401,33 +406,48 @@ template <int D, int CG> KV_DEVICE void clear(Warp<D, CG> &w) {
 
 //@ fold: Fold the scales of a group of keys into the query
 /* score = sum q (code s + m) = sum (q s) code + sum q m. The first product is
- * made once for 32 tokens or more; the second, a number for the whole group,
- * by tensor cores with the minima as every row of A. */
+ * made once for 32 tokens or more. The second is a number for the whole group,
+ * and tensor cores sum it: a lane's eight minima are operand A as they come,
+ * so that rows 0-7 hold those of channels 0 1 4 5 and rows 8-15 the others. */
 template <int D, int CG, int BITS>
-KV_DEVICE void fold(Warp<D, CG> &w, const kv_tile &l, const uint8_t *params) {
-    int j = threadIdx.x % 4;
-    float c[4] = {0, 0, 0, 0};
+KV_DEVICE void fold(Warp<D, CG> &w, const uint8_t *params) {
+    float c[4] = {0, 0, 0, 0}, e[4] = {0, 0, 0, 0};
 #pragma unroll
     for (int b = 0; b < D / 32; b++) {
-        const uint8_t *at = params + (32 * b + 8 * j) * 2;
-        uint4 s = load16(at);
-        uint4 m = l.key_symmetric ? s : load16(at + 2 * D);
-        uint32_t scale[4] = {s.x, s.y, s.z, s.w};
-        uint32_t min0[4] = {m.x, m.x, m.y, m.y}, min1[4] = {m.z, m.z, m.w, m.w};
+        uint4 s = load16(params + 64 * b), m = load16(params + 2 * D + 64 * b);
+        uint32_t scale[4] = {s.x, s.y, s.z, s.w}, low[4] = {m.x, m.y, m.z, m.w};
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             int up = top_shift(BITS) - field_shift(BITS, 2 * b + i / 2);
-            __half2 f = __hmul2(kv_half2(w.q[4 * b + i]), kv_half2(scale[i]));
-            if (up)
-                f = __hmul2(f, __float2half2_rn(float(1 << up)));
-            w.folded[4 * b + i] = kv_word(f);
+            uint32_t f = kv_mul2(w.q[4 * b + i % 2 * 2 + i / 2], scale[i]);
+            w.folded[4 * b + i] = up ? kv_mul2(f, half_power(up)) : f;
         }
-        kv_mma(c, min0, w.q[4 * b], w.q[4 * b + 1]);
-        kv_mma(c, min1, w.q[4 * b + 2], w.q[4 * b + 3]);
+        kv_mma(c, low, w.q[4 * b], w.q[4 * b + 1]);
+        kv_mma(e, low, w.q[4 * b + 2], w.q[4 * b + 3]);
     }
-    float factor = l.key_symmetric ? -float(1 << (BITS - 1)) : 1;
-    w.offset[0] = c[0] * factor * w.unit[0];
-    w.offset[1] = c[1] * factor * w.unit[1];
+    w.offset[0] = (c[0] + e[2]) * w.unit[0];
+    w.offset[1] = (c[1] + e[3]) * w.unit[1];
+}
+
+//@ cursor: Move through a tile
+/* A lane's own addresses: of quads, of the parameters of values, which go with
+ * tokens, and of the next group of keys. All else is a constant away. */
+template <int D, int BITS, int CG> struct Cursor {
+    static constexpr int TOKENS = 16 * Warp<D, CG>::MT, BYTES = 512 * BITS;
+    static constexpr int VALUES = KV_TILE * D * BITS / 8; /* from keys */
+    static constexpr int MIN = 2 * KV_TILE, GROUP = 2 * MIN;
+    const uint8_t *codes, *values, *keys;
+    int mask; /* tokens of a group of keys - 1 */
+};
+
+template <int D, int BITS, int CG>
+KV_DEVICE Cursor<D, BITS, CG> cursor_at(const kv_tile &l, const uint8_t *tile,
+                                        int token) {
+    typedef Cursor<D, BITS, CG> C;
+    int lane = threadIdx.x % 32, params = lane % 4 * 16 + 2 * C::VALUES;
+    return {tile + lane * 16 + token / C::TOKENS * C::BYTES,
+            tile + params + 2 * token, tile + params + CG * C::GROUP,
+            l.key_group - 1};
 }
 
 //@ coded-scores: Score a chunk of coded keys
@@ -441,15 +461,15 @@ template <int MT> struct Chunk {
 
 template <int D, int CG, int BITS>
 KV_DEVICE void coded_scores(Warp<D, CG> &w, Chunk<Warp<D, CG>::MT> &c,
-                            const Quads<BITS> &q, const kv_tile &l,
-                            const uint8_t *params, int chunk) {
+                            const Quads<BITS> &q, Cursor<D, BITS, CG> &at,
+                            int token) {
     constexpr int KT = w.KT, MT = w.MT;
 #pragma unroll
     for (int m = 0; m < MT; m++) {
-        int token = (chunk * MT + m) * 16;
-        if (m % 2 == 0 && token % l.key_group == 0)
-            fold<D, CG, BITS>(w, l, params + token / l.key_group * D *
-                                         (l.key_symmetric ? 2 : 4));
+        if (m % 2 == 0 && ((token + 16 * m) & at.mask) == 0) {
+            fold<D, CG, BITS>(w, at.keys);
+            at.keys += 4 * D;
+        }
         float *x = c.score[m];
         x[0] = x[1] = x[2] = x[3] = 0;
 #pragma unroll
@@ -485,13 +505,16 @@ KV_DEVICE Rows rows_at(const kv_pool &p, int s, int head, bool kept,
             size_t(p.kv_heads) * D * 2, first % modulo, modulo};
 }
 
+/* The valid ones of rows 16m.. of a chunk. */
+template <int MT> KV_DEVICE uint32_t sixteen(const Chunk<MT> &c, int m) {
+    return c.valid[m / 2] >> m % 2 * 16 & 0xffff;
+}
+
 template <int MT>
-KV_DEVICE size_t row_offset(const Rows &rows, const Chunk<MT> &c, int i) {
-    if (!(c.valid[i / 32] >> i % 32 & 1)) {
-        i = c.valid[0] ? __ffs(int(c.valid[0])) - 1
-                       : __ffs(int(c.valid[MT / 2 - 1])) - 1 + MT * 16 - 32;
-    }
-    int row = rows.first + i;
+KV_DEVICE size_t row_offset(const Rows &rows, const Chunk<MT> &c, int m,
+                            int i) {
+    uint32_t valid = sixteen(c, m);
+    int row = rows.first + 16 * m + (valid >> i & 1 ? i : __ffs(valid) - 1);
     return size_t(row < rows.modulo ? row : row - rows.modulo) * rows.stride;
 }
 
@@ -502,19 +525,21 @@ KV_DEVICE void row_scores(Warp<D, CG> &w, Chunk<Warp<D, CG>::MT> &c,
     int lane = threadIdx.x % 32, r = lane / 4, j = lane % 4;
 #pragma unroll
     for (int m = 0; m < w.MT; m++) {
-        const uint8_t *k0 = rows.keys + row_offset(rows, c, 16 * m + r);
-        const uint8_t *k1 = rows.keys + row_offset(rows, c, 16 * m + r + 8);
         float *x = c.score[m];
         x[0] = x[1] = x[2] = x[3] = 0;
+        c.offset[m / 2][0] = c.offset[m / 2][1] = 0;
+        if (!sixteen(c, m))
+            continue;
+        const uint8_t *k0 = rows.keys + row_offset(rows, c, m, r);
+        const uint8_t *k1 = rows.keys + row_offset(rows, c, m, r + 8);
 #pragma unroll
         for (int b = 0; b < D / 32; b++) {
             uint4 u = load16(k0 + (32 * b + 8 * j) * 2);
             uint4 v = load16(k1 + (32 * b + 8 * j) * 2);
-            uint32_t a[4] = {u.x, v.x, u.y, v.y}, e[4] = {u.z, v.z, u.w, v.w};
+            uint32_t a[4] = {u.x, v.x, u.z, v.z}, e[4] = {u.y, v.y, u.w, v.w};
             kv_mma(x, a, w.q[4 * b], w.q[4 * b + 1]);
             kv_mma(x, e, w.q[4 * b + 2], w.q[4 * b + 3]);
         }
-        c.offset[m / 2][0] = c.offset[m / 2][1] = 0;
     }
     c.unit[0] = w.unit[0], c.unit[1] = w.unit[1];
 }
@@ -524,8 +549,6 @@ template <int MT> KV_DEVICE void mask(Chunk<MT> &c) {
     int r = threadIdx.x % 32 / 4;
 #pragma unroll
     for (int m = 0; m < MT; m++) {
-        if (c.valid[m / 2] == ~0u)
-            continue;
         uint32_t bits = c.valid[m / 2] >> (m % 2 * 16 + r);
         if (!(bits & 1))
             c.score[m][0] = c.score[m][1] = -INFINITY;
@@ -563,7 +586,6 @@ KV_DEVICE void rescale(Warp<D, CG> &w, float most0, float most1) {
 template <int D, int CG, int MT>
 KV_DEVICE void weigh(Warp<D, CG> &w, Chunk<MT> &c) {
     float most[2] = {-INFINITY, -INFINITY};
-    mask(c);
 #pragma unroll
     for (int m = 0; m < MT; m += 2)
         for (int i = 0; i < 2; i++) {
@@ -608,19 +630,17 @@ KV_DEVICE void sum_low(Warp<D, CG> &w, const uint32_t (*low)[2],
 /* The scales of tokens go into their weights, once for each group. */
 template <int D, int CG, int BITS>
 KV_DEVICE void coded_values(Warp<D, CG> &w, const Chunk<Warp<D, CG>::MT> &c,
-                            const Quads<BITS> &q, const kv_tile &l,
-                            const uint8_t *params, int chunk) {
+                            const Quads<BITS> &q,
+                            const uint8_t *params) {
+    typedef Cursor<D, BITS, CG> C;
     constexpr int KT = w.KT, MT = w.MT;
-    int j = threadIdx.x % 4, group = KV_TILE * (l.value_symmetric ? 2 : 4);
 #pragma unroll
     for (int h = 0; h < MT / 2; h++) {
         uint32_t scale[CG][4], low[2][CG][2];
 #pragma unroll
         for (int g = 0; g < CG; g++) {
-            const uint8_t *at = params + g * group +
-                                ((chunk * MT / 2 + h) * 32 + 8 * j) * 2;
-            uint4 s = load16(at);
-            uint4 m = l.value_symmetric ? s : load16(at + 2 * KV_TILE);
+            const uint8_t *at = params + g * C::GROUP + 64 * h;
+            uint4 s = load16(at), m = load16(at + C::MIN);
             scale[g][0] = s.x, scale[g][1] = s.y;
             scale[g][2] = s.z, scale[g][3] = s.w;
             low[0][g][0] = m.x, low[0][g][1] = m.y;
@@ -634,8 +654,7 @@ KV_DEVICE void coded_values(Warp<D, CG> &w, const Chunk<Warp<D, CG>::MT> &c,
             for (int g = 0; g < CG; g++) {
                 uint32_t b[2];
                 for (int k = 0; k < 2; k++)
-                    b[k] = kv_word(__hmul2(kv_half2(p[k]),
-                                           kv_half2(scale[g][2 * i + k])));
+                    b[k] = kv_mul2(p[k], scale[g][2 * i + k]);
 #pragma unroll
                 for (int k = g * KT / CG; k < (g + 1) * KT / CG; k++) {
                     uint32_t a[4];
@@ -658,11 +677,12 @@ KV_DEVICE void row_values(Warp<D, CG> &w, const Chunk<Warp<D, CG>::MT> &c,
 #pragma unroll
     for (int m = 0; m < w.MT; m++) {
         const uint8_t *v[4];
+        if (!sixteen(c, m))
+            continue;
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            v[i] = rows.values +
-                   row_offset(rows, c, 16 * m + 2 * j + i % 2 + i / 2 * 8) +
-                   8 * r;
+            v[i] = rows.values + 8 * r +
+                   row_offset(rows, c, m, 2 * j + i % 2 + i / 2 * 8);
         sum_low<D, CG>(w, none, c.p[m]);
 #pragma unroll
         for (int b = 0; b < D / 32; b++) {
@@ -696,38 +716,97 @@ KV_DEVICE uint32_t valid_tokens(const kv_pool &p, int s, int t, int first,
     return bits;
 }
 
+template <int MT>
+KV_DEVICE void set_valid(Chunk<MT> &c, const kv_pool &p, int s, int t,
+                         int first, int last) {
+#pragma unroll
+    for (int h = 0; h < MT / 2; h++)
+        c.valid[h] = valid_tokens(p, s, t + 32 * h, first, last);
+}
+
 template <int MT> KV_DEVICE bool any_valid(const Chunk<MT> &c) {
     return (c.valid[0] | c.valid[MT / 2 - 1]) != 0;
 }
 
+//@ tile-mask: See which tokens of a tile do not count
+/* Holes, and what lies behind the last coded key. Most tiles have none. */
+KV_DEVICE uint4 invalid_tokens(const kv_pool &p, int s, int tile, int last) {
+    uint4 bad = make_uint4(0, 0, 0, 0);
+    if (p.holes)
+        bad = load16(p.holes + size_t(s * p.max_tiles + tile) * 4);
+    int n = last - tile * KV_TILE;
+    if (n < KV_TILE) {
+        bad.x |= n < 32 ? ~0u << n : 0;
+        bad.y |= n < 64 ? ~0u << max(n - 32, 0) : 0;
+        bad.z |= n < 96 ? ~0u << max(n - 64, 0) : 0;
+        bad.w |= ~0u << max(n - 96, 0);
+    }
+    return bad;
+}
+
+//@ step: Take in a chunk of coded keys and values
+template <int D, int BITS, int CG>
+KV_DEVICE void step(Warp<D, CG> &w, Cursor<D, BITS, CG> &at, int token,
+                    uint32_t bad0, uint32_t bad1) {
+    typedef Cursor<D, BITS, CG> C;
+    Chunk<Warp<D, CG>::MT> c;
+    Quads<BITS> keys, values;
+    load_quads(keys, at.codes);
+    load_quads(values, at.codes + C::VALUES);
+    coded_scores<D, CG, BITS>(w, c, keys, at, token);
+    if (bad0 | bad1) {
+        c.valid[0] = ~bad0;
+        c.valid[w.MT / 2 - 1] = ~bad1;
+        if (!any_valid(c))
+            return;
+        mask(c);
+    }
+    weigh(w, c);
+    coded_values<D, CG, BITS>(w, c, values, at.values);
+}
+
 //@ tile-walk: Walk over the coded tokens of a tile
-/* Values are coded further than keys: the keys of some tokens may still wait
- * in 16 bits. */
 template <int D, int BITS, int CG>
 KV_DEVICE void walk_tile(Warp<D, CG> &w, const Decode &d, const Sequence &q,
                          int s, int head, int tile) {
-    constexpr int MT = w.MT, TOKENS = 16 * MT;
-    const kv_tile &l = d.pool.tile;
-    const uint8_t *at = find_tile(d, s, head, tile);
-    for (int i = 0; i < KV_TILE / TOKENS; i++) {
-        int t = tile * KV_TILE + i * TOKENS;
-        if (t >= q.values)
-            break;
-        Chunk<MT> c;
-        Quads<BITS> keys, values;
-        for (int h = 0; h < MT / 2; h++)
-            c.valid[h] = valid_tokens(d.pool, s, t + 32 * h, 0, q.values);
-        if (!any_valid(c))
-            continue;
-        load_quads(values, at + l.value_codes, i);
-        if (t < q.keys) {
-            load_quads(keys, at, i);
-            coded_scores<D, CG, BITS>(w, c, keys, l, at + l.key_params, i);
-        } else
-            row_scores(w, c, rows_at(d.pool, s, head, false, t));
-        weigh(w, c);
-        coded_values<D, CG, BITS>(w, c, values, l, at + l.value_params, i);
+    typedef Cursor<D, BITS, CG> C;
+    C at = cursor_at<D, BITS, CG>(d.pool.tile, find_tile(d, s, head, tile), 0);
+    uint4 bad = invalid_tokens(d.pool, s, tile, q.keys);
+    int last = min(KV_TILE, q.keys - tile * KV_TILE);
+#pragma unroll 1
+    for (int t = 0; t < last; t += 64) {
+        uint32_t bad0 = t ? bad.z : bad.x, bad1 = t ? bad.w : bad.y;
+#pragma unroll
+        for (int i = 0; i < 64; i += C::TOKENS) {
+            Cursor<D, BITS, CG> here = at;
+            here.codes += i / C::TOKENS * C::BYTES;
+            here.values += 2 * i;
+            step(w, here, t + i, i ? bad1 : bad0,
+                 C::TOKENS == 64 || i ? bad1 : bad0);
+            at.keys = here.keys;
+        }
+        at.codes += 64 / C::TOKENS * C::BYTES;
+        at.values += 2 * 64;
     }
+}
+
+//@ mixed-walk: Walk over tokens whose keys wait while their values are coded
+template <int D, int BITS, int CG>
+KV_DEVICE void walk_mixed(Warp<D, CG> &w, const Decode &d, const Sequence &q,
+                          int s, int head, int t) {
+    typedef Cursor<D, BITS, CG> C;
+    Chunk<Warp<D, CG>::MT> c;
+    Quads<BITS> values;
+    set_valid(c, d.pool, s, t, q.keys, q.values);
+    if (!any_valid(c))
+        return;
+    C at = cursor_at<D, BITS, CG>(
+        d.pool.tile, find_tile(d, s, head, t / KV_TILE), t % KV_TILE);
+    load_quads(values, at.codes + C::VALUES);
+    row_scores(w, c, rows_at(d.pool, s, head, false, t));
+    mask(c);
+    weigh(w, c);
+    coded_values<D, CG, BITS>(w, c, values, at.values);
 }
 
 //@ row-walk: Walk over a chunk of rows that wait, or are kept
@@ -735,14 +814,15 @@ template <int D, int CG>
 KV_DEVICE void walk_rows(Warp<D, CG> &w, const Decode &d, const Sequence &q,
                          int s, int head, bool kept, int t) {
     Chunk<Warp<D, CG>::MT> c;
-    for (int h = 0; h < w.MT / 2; h++)
-        c.valid[h] = kept ? valid_tokens({}, s, t + 32 * h, 0, q.kept)
-                          : valid_tokens(d.pool, s, t + 32 * h, q.values,
-                                         q.tokens);
+    if (kept)
+        set_valid(c, {}, s, t, 0, q.kept);
+    else
+        set_valid(c, d.pool, s, t, q.values, q.tokens);
     if (!any_valid(c))
         return;
     Rows rows = rows_at(d.pool, s, head, kept, t);
     row_scores(w, c, rows);
+    mask(c);
     weigh(w, c);
     row_values(w, c, rows);
 }
@@ -753,35 +833,41 @@ KV_DEVICE void walk_share(Warp<D, CG> &w, const Decode &d, int s, int head,
                           int share, int shares) {
     constexpr int TOKENS = 16 * Warp<D, CG>::MT;
     Sequence q = read_sequence(d, s);
-    int tiles = (q.values + KV_TILE - 1) / KV_TILE, item = tiles;
+    int tiles = (q.keys + KV_TILE - 1) / KV_TILE, item = tiles;
+#pragma unroll 1
     for (int i = share; i < tiles; i += shares)
         walk_tile<D, BITS, CG>(w, d, q, s, head, i);
+#pragma unroll 1
+    for (int t = q.keys / TOKENS * TOKENS; t < q.values; t += TOKENS)
+        if (item++ % shares == share)
+            walk_mixed<D, BITS, CG>(w, d, q, s, head, t);
 #pragma unroll
     for (int k = 0; k < w.KT; k++)
         for (int i = 0; i < 4; i++) /* from codes to numbers */
             w.sum[k][i] *= float(1 << (24 - field_shift(BITS, k)));
-    for (int t = q.values / TOKENS * TOKENS; t < q.tokens; t += TOKENS)
+    int recent = (q.tokens - q.values / TOKENS * TOKENS + TOKENS - 1) / TOKENS;
+    int all = recent + (q.kept + TOKENS - 1) / TOKENS;
+#pragma unroll 1
+    for (int i = 0; i < all; i++)
         if (item++ % shares == share)
-            walk_rows(w, d, q, s, head, false, t);
-    for (int t = 0; t < q.kept; t += TOKENS)
-        if (item++ % shares == share)
-            walk_rows(w, d, q, s, head, true, t);
+            walk_rows(w, d, q, s, head, i >= recent,
+                      i < recent ? (q.values / TOKENS + i) * TOKENS
+                                 : (i - recent) * TOKENS);
 }
 
 //@ leave: Leave in shared memory what a warp has found
 /* Of each head D sums, the largest score, the sum of weights. */
-template <int D, int BITS, int CG>
-KV_DEVICE void leave(float *part, Warp<D, CG> &w, int symmetric) {
+template <int D, int CG>
+KV_DEVICE void leave(float *part, Warp<D, CG> &w) {
     constexpr int STRIDE = D + 4;
     int lane = threadIdx.x % 32, r = lane / 4, j = lane % 4;
-    float factor = symmetric ? -float(1 << (BITS - 1)) : 1;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         float *to = part + (2 * j + i) * STRIDE;
 #pragma unroll
         for (int k = 0; k < w.KT; k += 2) {
             int g = k * CG / w.KT;
-            float low = w.low[g / 2][g % 2 * 2 + i] * factor;
+            float low = w.low[g / 2][g % 2 * 2 + i];
             *reinterpret_cast<float4 *>(to + 16 * k + 4 * r) =
                 make_float4(w.sum[k][i] + low, w.sum[k][i + 2] + low,
                             w.sum[k + 1][i] + low, w.sum[k + 1][i + 2] + low);
@@ -838,8 +924,7 @@ __global__ void __launch_bounds__(32 * WARPS)
     clear(w);
     walk_share<D, BITS, CG>(w, d, s, kv_head, blockIdx.x * WARPS + warp,
                             gridDim.x * WARPS);
-    leave<D, BITS, CG>(all + warp * 8 * (D + 4), w,
-                       d.pool.tile.value_symmetric);
+    leave<D, CG>(all + warp * 8 * (D + 4), w);
     __syncthreads();
     join_warps<D>(all, d, s, kv_head * G + first, heads);
 }
@@ -965,7 +1050,8 @@ template <int BITS> static Kernel *k03_of(const kv_tile *l) {
 
 /* NULL: only k01 and k02 know this shape. */
 static Kernel *tensor_kernel(const kv_tile *l, bool turned) {
-    if (turned || l->key_bits != l->value_bits)
+    if (turned || l->key_bits != l->value_bits || l->key_symmetric ||
+        l->value_symmetric)
         return nullptr;
     return l->key_bits == 2   ? k03_of<2>(l)
            : l->key_bits == 3 ? k03_of<3>(l)
@@ -993,8 +1079,8 @@ extern "C" int kv_cuda_decode(float *out, const float *q, const kv_pool *pool,
     Kernel *tensor = tensor_kernel(&pool->tile, turn != nullptr);
     if (version >= 3 && !tensor)
         return kv_refuse(err, KV_FAIL_USAGE, "decode: version %d needs keys "
-                         "after RoPE, and keys and values of the same 2, 3 or "
-                         "4 bits", version);
+                         "after RoPE, keys and values of the same 2, 3 or 4 "
+                         "bits, and minima", version);
     if (!version)
         version = tensor ? 3 : 2;
     d.shares = version == 1 ? 1 : version == 2 ? splits * WARPS : splits;

@@ -71,6 +71,13 @@ KV_DEVICE uint32_t kv_transpose(uint32_t a) {
     return d;
 }
 
+/* Two products of binary16. */
+KV_DEVICE uint32_t kv_mul2(uint32_t a, uint32_t b) {
+    uint32_t d;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+}
+
 /* 2^x, within 2 units of the last place; very small results are 0. */
 KV_DEVICE float kv_exp2(float x) {
     float y;
@@ -637,6 +644,10 @@ KV_DEVICE uint32_t kv_transpose(uint32_t a) {
     g.mine[1] = g.mine[2] = 0;
     sim::gather(&g);
     return kv_transposed(g, kv_own_lane());
+}
+
+KV_DEVICE uint32_t kv_mul2(uint32_t a, uint32_t b) {
+    return kv_word(__hmul2(kv_half2(a), kv_half2(b)));
 }
 
 KV_DEVICE float kv_exp2(float x) {

@@ -36,11 +36,11 @@ extern "C" int kv_tile_init(kv_tile *l, const kv_format *keys,
     l->key_symmetric = keys->symmetric, l->value_symmetric = values->symmetric;
     int codes = KV_TILE * head_size / 8, numbers = KV_TILE * head_size * 2;
     l->value_codes = codes * l->key_bits;
-    l->key_params = l->value_codes + codes * l->value_bits;
-    l->value_params = l->key_params + numbers / l->key_group *
-                                          (l->key_symmetric ? 1 : 2);
-    l->bytes = l->value_params + numbers / l->value_group *
-                                     (l->value_symmetric ? 1 : 2);
+    l->value_params = l->value_codes + codes * l->value_bits;
+    l->key_params = l->value_params + numbers / l->value_group *
+                                          (l->value_symmetric ? 1 : 2);
+    l->bytes = l->key_params + numbers / l->key_group *
+                                   (l->key_symmetric ? 1 : 2);
     return KV_OK;
 }
 

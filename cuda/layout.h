@@ -8,7 +8,7 @@
  * is 64 or 128. Other formats have no device layout.
  *
  * A TILE holds 128 tokens of one KV head in one piece: codes of keys, codes of
- * values, parameters of keys, parameters of values. Token t of a sequence lies
+ * values, parameters of values, parameters of keys. Token t of a sequence lies
  * in its tile t / 128; a tile that is not full has zeros for what is missing,
  * so whoever makes room for tiles fills them with zeros.
  *
@@ -50,7 +50,7 @@ typedef struct {
     int key_group, value_group;         /* tokens; channels */
     int key_symmetric, value_symmetric;
     /* offsets in a tile, and its size, in bytes; multiples of 128 */
-    int value_codes, key_params, value_params, bytes;
+    int value_codes, value_params, key_params, bytes;
 } kv_tile;
 
 //@ pool: Say where the tiles, and all other rows, of many sequences lie

@@ -63,9 +63,9 @@ Test(cuda_layout, offsets_are_what_the_formats_weigh)
     kv_format_parse(&k, "2:channel:64", NULL), kv_format_parse(&v, "4:token:32:sym", NULL);
     cr_assert_eq(kv_tile_init(&l, &k, &v, 64, NULL), KV_OK);
     cr_expect_eq(l.value_codes, 128 * 64 * 2 / 8);
-    cr_expect_eq(l.key_params - l.value_codes, 128 * 64 * 4 / 8);
-    cr_expect_eq(l.value_params - l.key_params, 2 * 64 * 4); /* two groups of 64 channels, two numbers */
-    cr_expect_eq(l.bytes - l.value_params, 128 * 2 * 2);     /* two groups a token, one number */
+    cr_expect_eq(l.value_params - l.value_codes, 128 * 64 * 4 / 8);
+    cr_expect_eq(l.key_params - l.value_params, 128 * 2 * 2); /* two groups a token, one number */
+    cr_expect_eq(l.bytes - l.key_params, 2 * 64 * 4); /* two groups of 64 channels, two numbers */
 }
 
 Test(cuda_layout, refuses_what_has_no_layout)
