@@ -266,6 +266,8 @@ void experiment_close(experiment *x)
         free(x->text[i].ids);
     }
     tm_profile_free(&x->profile);
+    free(x->base.hidden);
+    free(x->base.logits);
     free(x->command);
     session_close(&x->s);
 }
@@ -387,18 +389,45 @@ static void score_task(void *arg, int task, int worker)
     c->score[task] = tm_score_row(c->logits16 + at, c->logits + at, c->vocab, c->target[task]);
 }
 
+enum { REMEMBERED = 1 << 26 }; /* logits at most */
+
+/* Logits of the 16-bit side, rows first..last-1, all at once and only once; too many: not at all.
+ * */
+static int remember(experiment *x, const float *hidden16, int first, int last, kv_error *err)
+{
+    experiment_base *b = &x->base;
+    size_t C = (size_t)x->s.model->width, vocab = (size_t)x->s.model->vocab;
+    size_t rows = (size_t)(last - first);
+    uint64_t sum = fnv((const char *)(hidden16 + (size_t)first * C),
+                       rows * C * sizeof *hidden16) | 1;
+    if (b->logits && b->rows == sum && b->first == first && b->last == last) return KV_OK;
+    free(b->logits);
+    b->logits = NULL;
+    if (rows * vocab > REMEMBERED) return KV_OK;
+    b->logits = experiment_zeros(rows * vocab, sizeof *b->logits, err);
+    b->rows = sum;
+    b->first = first;
+    b->last = last;
+    return b->logits ? session_logits(&x->s, b->logits, hidden16 + (size_t)first * C, (int)rows,
+                                      err)
+                     : err->code;
+}
+
 int experiment_score(experiment_scores *s, experiment *x, const float *hidden16,
                      const float *hidden, const int *tokens, int first, int n, kv_error *err)
 {
     size_t C = (size_t)x->s.model->width, vocab = (size_t)x->s.model->vocab;
     float *logits = experiment_zeros(2 * CHUNK * vocab, sizeof *logits, err);
-    int code = logits ? KV_OK : KV_FAIL_RUN, rows = n - 1 - first;
-    scoring c = {logits, logits + CHUNK * vocab, NULL, (int)vocab, {{0, 0, 0, 0}}};
+    int code = logits ? remember(x, hidden16, first, n - 1, err) : KV_FAIL_RUN;
+    double rows = n - 1 - first;
+    scoring c = {NULL, logits + CHUNK * vocab, NULL, (int)vocab, {{0, 0, 0, 0}}};
     *s = (experiment_scores){0, 0, 0, 0};
     for (int i = first; i < n - 1 && !code; i += CHUNK) {
         int m = n - 1 - i < CHUNK ? n - 1 - i : CHUNK;
         c.target = tokens + i + 1;
-        code = session_logits(&x->s, logits, hidden16 + (size_t)i * C, m, err);
+        c.logits16 = x->base.logits ? x->base.logits + (size_t)(i - first) * vocab : logits;
+        if (!x->base.logits)
+            code = session_logits(&x->s, logits, hidden16 + (size_t)i * C, m, err);
         if (!code) code = session_logits(&x->s, logits + CHUNK * vocab, hidden + (size_t)i * C, m,
                                          err);
         if (!code) tm_parallel(tm_fast_pool(x->s.fast), score_task, &c, m);
@@ -406,10 +435,29 @@ int experiment_score(experiment_scores *s, experiment *x, const float *hidden16,
             s->loss16 += c.score[j].loss16 / rows;
             s->loss += c.score[j].loss / rows;
             s->kl += c.score[j].kl / rows;
-            s->same += (double)c.score[j].same / rows;
+            s->same += c.score[j].same / rows;
         }
     }
     free(logits);
+    return code;
+}
+
+int experiment_sixteen(const float **hidden, experiment *x, const int *tokens, int n,
+                       kv_error *err)
+{
+    experiment_base *b = &x->base;
+    kv_format f16 = {.kind = KV_F16};
+    uint64_t sum = fnv((const char *)tokens, (size_t)n * sizeof *tokens) | 1;
+    *hidden = b->hidden;
+    if (b->tokens == sum && b->n == n) return KV_OK;
+    free(b->hidden);
+    b->tokens = 0;
+    b->hidden = experiment_zeros((size_t)n * (size_t)x->s.model->width, sizeof *b->hidden, err);
+    int code = b->hidden ? experiment_quantized(b->hidden, NULL, x, &f16, &f16, NULL, tokens, n,
+                                                err)
+                         : err->code;
+    if (!code) b->tokens = sum, b->n = n;
+    *hidden = b->hidden;
     return code;
 }
 

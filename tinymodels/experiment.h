@@ -44,6 +44,17 @@ const int *experiment_window(const experiment_text *t, int w);
 
 enum { EXPERIMENT_TEXTS = 32 };
 
+/* The 16-bit side of the comparison that was made last, for those that follow on the same window.
+ * */
+typedef struct {
+    uint64_t tokens;    /* checksum; 0: none */
+    float *hidden;      /* [n][C] */
+    int n;
+    uint64_t rows;      /* checksum of the hidden states that logits belong to; 0: none */
+    float *logits;      /* [n-1-first][vocab], if that is not too much */
+    int first, last;
+} experiment_base;
+
 typedef struct {
     const char *number, *summary; /* "02", one line */
     const char *sources;          /* files that decide the results, separated by spaces */
@@ -65,6 +76,7 @@ typedef struct {
     int n;
     char *command;      /* the command line */
     char note[256];     /* one more comment line for the tables to come, if not empty */
+    experiment_base base;
     /* behind this line: what the command line is parsed into */
     char name[32];
     cli_list plain, packed, chat;
@@ -125,6 +137,11 @@ int experiment_score(experiment_scores *s, experiment *x, const float *hidden16,
 int experiment_quantized(float *hidden, double *bytes, experiment *x, const kv_format *keys,
                          const kv_format *values, const kv_keep *keep, const int *tokens, int n,
                          kv_error *err);
+
+/* *hidden: the same with 16-bit keys and values; x's, and good until another window is asked for.
+ * */
+int experiment_sixteen(const float **hidden, experiment *x, const int *tokens, int n,
+                       kv_error *err);
 
 /* flag [T]: 1 for sinks: keys that receive alpha > eps in at least one in a hundred heads of the
  * model, of those that SINKS_SEEN or more queries see. Returns how many. */

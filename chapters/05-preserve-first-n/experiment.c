@@ -54,19 +54,21 @@ static void print_outcome(FILE *f, const outcome *o)
 
 /* ------------------------------------------------------------ whole windows */
 
-/* The keep set of a rule, from the pass without quantization; hidden16 [n][C] comes from there. */
-static int keep_of(kv_keep *keep, float *hidden16, job *j, const char *text, const int *tokens,
-                   int n, kv_error *err)
+/* The keep set of a rule, from the pass without quantization, if it wants to see that. */
+static int keep_of(kv_keep *keep, job *j, const char *text, const int *tokens, int n, kv_error *err)
 {
     kv_keep_rule rule;
     tm_evidence *evidence = NULL;
     const kv_profile *p = j->x.profile_path ? &j->x.profile : NULL;
-    int code = cli_keep_rule(&rule, text, j->x.profile_path, err);
+    float *hidden = experiment_zeros((size_t)n * (size_t)j->x.s.model->width, sizeof *hidden, err);
+    int code = hidden ? cli_keep_rule(&rule, text, j->x.profile_path, err) : err->code;
     if (!code) code = tm_evidence_open(&evidence, &rule, p, j->x.s.model, n, err);
-    if (!code) code = session_forward(&j->x.s, hidden16, tokens, n, tm_evidence_tap, evidence,
-                                      tm_evidence_mask(evidence), err);
+    if (!code && tm_evidence_mask(evidence))
+        code = session_forward(&j->x.s, hidden, tokens, n, tm_evidence_tap, evidence,
+                               tm_evidence_mask(evidence), err);
     if (!code) code = tm_evidence_keep(keep, NULL, evidence, tokens, err);
     tm_evidence_close(evidence);
+    free(hidden);
     return code;
 }
 
@@ -75,15 +77,13 @@ static int add_window(outcome *o, job *j, const kv_keep *keep, const int *tokens
                       kv_error *err)
 {
     const kv_model *m = j->x.s.model;
-    size_t size = (size_t)n * (size_t)m->width;
-    kv_format f16 = {.kind = KV_F16};
+    const float *hidden16;
     experiment_scores s;
-    float *hidden = experiment_zeros(2 * size, sizeof *hidden, err);
-    int code = hidden ? experiment_quantized(hidden, NULL, &j->x, &f16, &f16, NULL, tokens, n, err)
-                      : err->code;
-    if (!code) code = experiment_quantized(hidden + size, NULL, &j->x, &j->keys, &j->values, keep,
-                                           tokens, n, err);
-    if (!code) code = experiment_score(&s, &j->x, hidden, hidden + size, tokens, first, n, err);
+    float *hidden = experiment_zeros((size_t)n * (size_t)m->width, sizeof *hidden, err);
+    int code = hidden ? experiment_sixteen(&hidden16, &j->x, tokens, n, err) : err->code;
+    if (!code) code = experiment_quantized(hidden, NULL, &j->x, &j->keys, &j->values, keep, tokens,
+                                           n, err);
+    if (!code) code = experiment_score(&s, &j->x, hidden16, hidden, tokens, first, n, err);
     free(hidden);
     if (code) return code;
     double kept = 0;
@@ -100,36 +100,36 @@ static int add_rule(outcome *o, kv_keep *keep, job *j, const char *rule, const i
                     int first, kv_error *err)
 {
     kv_keep own;
-    float *hidden = experiment_zeros((size_t)n * (size_t)j->x.s.model->width, sizeof *hidden, err);
-    int code = hidden ? tm_keep_init(&own, j->x.s.model->layers, n, err) : err->code;
-    if (code) {
-        free(hidden);
-        return code;
-    }
-    code = keep_of(&own, hidden, j, rule, tokens, n, err);
-    free(hidden);
+    int code = tm_keep_init(&own, j->x.s.model->layers, n, err);
+    if (code) return code;
+    code = keep_of(&own, j, rule, tokens, n, err);
     if (!code) code = add_window(o, j, &own, tokens, n, first, err);
     if (keep && !code) *keep = own;
     else tm_keep_free(&own);
     return code;
 }
 
+static int whole_text(FILE *out, job *j, const experiment_text *t, kv_error *err)
+{
+    outcome o[CLI_LIST_MAX] = {{{0, 0, 0}, {0, 0, 0}, {0, 0, 0}, {0, 0, 0}}};
+    for (int w = 0; w < t->count; w++)
+        for (int r = 0; r < j->rule_list.count; r++) {
+            cli_progress(w * j->rule_list.count + r, t->count * j->rule_list.count, t->name);
+            if (add_rule(&o[r], NULL, j, j->rule_list.item[r], experiment_window(t, w),
+                         t->length[w], 0, err)) return err->code;
+        }
+    for (int r = 0; r < j->rule_list.count; r++) {
+        fprintf(out, "%s/%s", t->name, j->rule_list.item[r]);
+        print_outcome(out, &o[r]);
+    }
+    return KV_OK;
+}
+
 static int whole_windows(job *j, kv_error *err)
 {
     tm_out out;
     int code = experiment_table(&out, &j->x, "windows.tsv", "row\t" OUTCOME, err);
-    for (int i = 0; i < j->x.n && !code; i++)
-        for (int r = 0; r < j->rule_list.count && !code; r++) {
-            const experiment_text *t = &j->x.text[i];
-            outcome o = {{0, 0, 0}, {0, 0, 0}, {0, 0, 0}, {0, 0, 0}};
-            for (int w = 0; w < t->count && !code; w++) {
-                cli_progress(w, t->count, t->name);
-                code = add_rule(&o, NULL, j, j->rule_list.item[r], experiment_window(t, w),
-                                t->length[w], 0, err);
-            }
-            fprintf(out.f, "%s/%s", t->name, j->rule_list.item[r]);
-            print_outcome(out.f, &o);
-        }
+    for (int i = 0; i < j->x.n && !code; i++) code = whole_text(out.f, j, &j->x.text[i], err);
     cli_progress_clear();
     if (!code) return tm_out_close(&out, err);
     tm_out_abandon(&out);
@@ -254,40 +254,43 @@ static int chunked_window(outcome *o, experiment_mean *same, job *j, const float
     return code;
 }
 
-static int chunked_text(FILE *out, job *j, const experiment_text *t, int stage, int chunk,
-                        kv_error *err)
+static const int chunk_size[] = {0, 256, 128, 64, 16}; /* 0: the whole prompt at once */
+enum { CHUNKS = sizeof chunk_size / sizeof *chunk_size };
+
+static int chunked_text(FILE *out, job *j, const experiment_text *t, int stage, kv_error *err)
 {
     const kv_stage *s = &j->x.profile.stage[stage];
     tm_probe probe = {KV_TAP_H, s->layer, s->channel};
-    outcome o = {{0, 0, 0}, {0, 0, 0}, {0, 0, 0}, {0, 0, 0}};
-    experiment_mean same = {0, 0, 0};
+    outcome o[CHUNKS] = {{{0, 0, 0}, {0, 0, 0}, {0, 0, 0}, {0, 0, 0}}};
+    experiment_mean same[CHUNKS] = {{0, 0, 0}};
     float *h = experiment_zeros((size_t)t->ctx, sizeof *h, err);
     int code = h ? KV_OK : err->code;
     for (int w = 0; w < t->count && !code; w++) {
         const int *tokens = experiment_window(t, w);
+        int n = t->length[w];
         cli_progress(w, t->count, "prefill in chunks");
-        code = tm_probe_run(h, &probe, 1, &j->x.e, tokens, t->length[w], err);
-        if (!code) code = chunked_window(&o, &same, j, h, tokens, t->length[w],
-                                         chunk ? chunk : t->length[w], err);
+        code = tm_probe_run(h, &probe, 1, &j->x.e, tokens, n, err);
+        for (int c = 0; c < CHUNKS && !code; c++)
+            code = chunked_window(&o[c], &same[c], j, h, tokens, n,
+                                  chunk_size[c] ? chunk_size[c] : n, err);
     }
     free(h);
-    if (code) return code;
-    if (chunk) fprintf(out, "%s/%d/%d", t->name, s->layer, chunk);
-    else fprintf(out, "%s/%d/whole", t->name, s->layer);
-    fprintf(out, "\t%.3g", experiment_mean_of(&same));
-    print_outcome(out, &o);
-    return KV_OK;
+    for (int c = 0; c < CHUNKS && !code; c++) {
+        if (chunk_size[c]) fprintf(out, "%s/%d/%d", t->name, s->layer, chunk_size[c]);
+        else fprintf(out, "%s/%d/whole", t->name, s->layer);
+        fprintf(out, "\t%.3g", experiment_mean_of(&same[c]));
+        print_outcome(out, &o[c]);
+    }
+    return code;
 }
 
 static int chunked(job *j, kv_error *err)
 {
-    static const int chunk[] = {0, 256, 128, 64, 16};
     tm_out out;
     int code = experiment_table(&out, &j->x, "chunked.tsv", "row\tas_whole\t" OUTCOME, err);
     for (int i = 0; i < j->x.n && !code; i++)
         for (int s = 0; s < j->x.profile.n_stages && !code; s++)
-            for (size_t c = 0; c < sizeof chunk / sizeof *chunk && !code; c++)
-                code = chunked_text(out.f, j, &j->x.text[i], s, chunk[c], err);
+            code = chunked_text(out.f, j, &j->x.text[i], s, err);
     cli_progress_clear();
     if (!code) return tm_out_close(&out, err);
     tm_out_abandon(&out);

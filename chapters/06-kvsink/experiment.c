@@ -322,16 +322,18 @@ static const reading *same_set(const readings *all, int i)
 static int try_set(reading *r, job *j, float *hidden, const int *tokens, int T, kv_error *err)
 {
     const kv_model *m = j->x.s.model;
-    float *hidden16 = hidden, *now = hidden + (size_t)T * (size_t)m->width;
+    const float *hidden16;
     kv_keep keep;
-    if (tm_keep_init(&keep, m->layers, T, err)) return err->code;
+    if (experiment_sixteen(&hidden16, &j->x, tokens, T, err) ||
+        tm_keep_init(&keep, m->layers, T, err)) return err->code;
     for (int l = 0; l < m->layers; l++) {
         keep.count[l] = r->kept;
         memcpy(keep.position + (size_t)l * (size_t)T, r->position,
                (size_t)r->kept * sizeof *r->position);
     }
-    int code = experiment_quantized(now, NULL, &j->x, &j->keys, &j->values, &keep, tokens, T, err);
-    if (!code) code = experiment_score(&r->score, &j->x, hidden16, now, tokens, 0, T, err);
+    int code = experiment_quantized(hidden, NULL, &j->x, &j->keys, &j->values, &keep, tokens, T,
+                                    err);
+    if (!code) code = experiment_score(&r->score, &j->x, hidden16, hidden, tokens, 0, T, err);
     tm_keep_free(&keep);
     return code;
 }
@@ -339,12 +341,11 @@ static int try_set(reading *r, job *j, float *hidden, const int *tokens, int T, 
 static int wrong_window(readings *all, job *j, const int *tokens, int T, int window, kv_error *err)
 {
     int width = j->x.s.model->width;
-    size_t C = (size_t)width, n = (size_t)T * C;
-    kv_format f16 = {.kind = KV_F16};
+    size_t C = (size_t)width;
     tm_outliers o = {0};
     tm_probe *probe = experiment_zeros((size_t)all->n, sizeof *probe, err);
     float *h = experiment_zeros((size_t)all->n * (size_t)T, sizeof *h, err);
-    float *hidden = experiment_zeros(2 * n, sizeof *hidden, err);
+    float *hidden = experiment_zeros((size_t)T * C, sizeof *hidden, err);
     float *scratch = experiment_zeros(2 * (size_t)T, sizeof *scratch, err);
     int code = probe && h && hidden && scratch ? tm_outliers_run(&o, &j->x.e, tokens, T, err)
                                                : err->code;
@@ -355,7 +356,6 @@ static int wrong_window(readings *all, job *j, const int *tokens, int T, int win
         probe[i] = (tm_probe){KV_TAP_H, r->layer, c};
     }
     if (!code) code = tm_probe_run(h, probe, all->n, &j->x.e, tokens, T, err);
-    if (!code) code = experiment_quantized(hidden, NULL, &j->x, &f16, &f16, NULL, tokens, T, err);
     for (int i = 0; i < all->n && !code; i++) {
         reading *r = &all->r[i];
         r->kept = choose(r->position, r, h + (size_t)i * (size_t)T, T, window, scratch);
