@@ -218,7 +218,7 @@ Test(test_experiments, sinks_born_in_decode_need_decode)
     near(number(t, "verse/1/first:5", "kept"), 1, 0, "a prompt of one token");
     cr_expect(number(t, "verse/3/kvsink:5/all", "kl") > 1);
     cr_expect(number(t, "verse/3/kvsink:5/all+decode", "kl") < 0.01);
-    near(number(t, "verse/2/kvsink:auto@each/all+decode", "kept"), 4, 0,
+    near(number(t, "verse/2/kvsink:best+decode", "kept"), 4, 0,
          "the begin token and three full stops");
     cr_expect(access("out/born.tsv", R_OK) != 0);
 }
@@ -234,7 +234,7 @@ Test(test_experiments, chunks_keep_more_tokens)
     near(number(t, "verse/1/16", "as_whole"), 5, 0, "sinks are never missed");
     t = "out/repeat.tsv";
     cr_expect(eq(str, (char *)cell(t, "kvsink:5/all", "positions"), "0,1,2,3,4"));
-    cr_expect(eq(str, (char *)cell(t, "kvsink:auto@each/all", "positions"), "-"));
+    cr_expect(eq(str, (char *)cell(t, "kvsink:best", "positions"), "-"));
 }
 
 Test(test_experiments, whole_windows_and_long_ones)
@@ -243,7 +243,7 @@ Test(test_experiments, whole_windows_and_long_ones)
     cr_expect(number("out/windows.tsv", "verse/first:5", "kl") > 1);
     cr_expect(number("out/windows.tsv", "verse/kvsink:5", "kl") < 0.01);
     near(number("out/windows.tsv", "verse/kvsink:5", "kept"), 3, 1e-9, "5 tokens in 3 of 5 layers");
-    cr_expect(number("out/context.tsv", "100/kvsink:5", "kl") < 0.01);
+    cr_expect(number("out/context.tsv", "100/kvsink:5/all", "kl") < 0.01);
     char *text;
     size_t n;
     cr_assert(eq(int, tm_read_file(&text, &n, "out/context.txt", NULL), 0));
@@ -256,7 +256,7 @@ Test(test_experiments, whole_windows_and_long_ones)
 
 Test(test_experiments, kvsink_predicts_what_was_put_there)
 {
-    experiment("06", ON_VERSE " --eps 0.1 --keys 2:channel:64 --wrong 1");
+    experiment("06", ON_VERSE " --eps 0.1 --keys 2:channel:64 --wrong 1 --tasks 5");
     const char *t = "out/layers.tsv";
     for (int l = 2; l <= 3; l++) {
         char row[32];
@@ -270,6 +270,10 @@ Test(test_experiments, kvsink_predicts_what_was_put_there)
     near(number(t, "verse/0.1/0", "sinks"), 0, 0, "sinks before there are any");
     near(number("out/prediction.tsv", "verse/0.1/kvsink:5@1/all", "recall"), 1, 0, "recall");
     near(number("out/prediction.tsv", "verse/0.1/kvsink:5@1/all", "kept"), 5, 0, "kept rows");
+    t = "out/tasks.tsv";
+    near(number(t, "none/passkey", "score16"), 1, 0, "pass keys with 16 bits");
+    near(number(t, "none/greedy", "score16"), 64, 0, "greedy text with 16 bits");
+    cr_expect(eq(str, (char *)cell(t, "none/passage", "score"), "-"));
     t = "out/wrong.tsv";
     cr_expect(number(t, "verse/right", "kl") < 0.01);
     cr_expect(number(t, "verse/none", "kl") > 1);

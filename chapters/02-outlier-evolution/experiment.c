@@ -614,7 +614,7 @@ int main(int argc, char **argv)
     static job j;
     const cli_option own[] = {
         {"--eps", CLI_FLOAT, &j.eps, "E", "0.3", 0, 1, "a sink receives more attention than that"},
-        {"--cause", CLI_INT, &j.cause_windows, "N", "4", 0, 1 << 20,
+        {"--cause", CLI_INT, &j.cause_windows, "N", "3", 0, 1 << 20,
          "windows of each text in which outliers and attention are changed"},
         {0}};
     const experiment_spec spec = {

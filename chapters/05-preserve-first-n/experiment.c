@@ -3,12 +3,14 @@
  * All figures are of one cache format against 16 bits: KL in nats with its standard error over
  * windows, mean kept rows a layer.
  *
- * short.tsv    row (text/P/rule): a prompt of P tokens, then the text through the packed cache
+ * short.tsv    row (text/P/rule): a prompt of P tokens, then the text through the packed cache; the
+ *              first plain and the first packed text
  * born.tsv     row (text/rule), packed texts: a prompt that ends within the first passage, so that
  *              the end-of-text tokens to come are sinks born in decode
  * chunked.tsv  row (text/stage/chunk): kvsink:5 while a prompt comes in pieces. After each piece
  *              the 5 largest |h| so far are kept; a token once quantized is never promoted, a kept
- *              one never demoted. kept tokens, how many of them are the whole prompt's 5, KL
+ *              one never demoted. kept tokens, how many of them are the whole prompt's 5, KL;
+ *              the first text of each kind
  * windows.tsv  row (text/rule): whole windows of every text, chats of several lengths among them
  * repeat.tsv   row (rule): one token over and over: kept positions of the last layer, and KL.
  *              alpha: the most attention that a later key receives in any head
@@ -26,7 +28,7 @@ enum { RULES = 16, KEPT = 5, LAST = 1024 };
 
 typedef struct {
     experiment x;
-    cli_list rule_list, stream_list, only, contexts;
+    cli_list rule_list, stream_list, context_list, only, contexts;
     const char *keys_text, *values_text;
     int recent, stream_ctx, stream_windows;
     kv_format keys, values;
@@ -196,12 +198,12 @@ static int long_contexts(job *j, kv_error *err)
         int T = atoi(j->contexts.item[i]);
         if (T > j->x.s.model->context || T > t->n) continue; /* too long for this model or text */
         code = experiment_cut(&j->x, t, T, 1, err);
-        for (int r = 0; r < j->rule_list.count && !code; r++) {
+        for (int r = 0; r < j->context_list.count && !code; r++) {
             outcome o = {{0, 0, 0}, {0, 0, 0}, {0, 0, 0}, {0, 0, 0}};
-            cli_progress(r, j->rule_list.count, "long windows");
-            code = add_rule(&o, NULL, j, j->rule_list.item[r], t->tokens, T,
+            cli_progress(r, j->context_list.count, "long windows");
+            code = add_rule(&o, NULL, j, j->context_list.item[r], t->tokens, T,
                             T > LAST ? T - 1 - LAST : 0, err);
-            fprintf(out.f, "%d/%s", T, j->rule_list.item[r]);
+            fprintf(out.f, "%d/%s", T, j->context_list.item[r]);
             print_outcome(out.f, &o);
         }
     }
@@ -284,12 +286,20 @@ static int chunked_text(FILE *out, job *j, const experiment_text *t, int stage, 
     return code;
 }
 
+/* Where one text of each kind is enough. */
+static int first_of_kind(const job *j, int text)
+{
+    for (int i = 0; i < text; i++)
+        if (j->x.text[i].kind == j->x.text[text].kind) return 0;
+    return 1;
+}
+
 static int chunked(job *j, kv_error *err)
 {
     tm_out out;
     int code = experiment_table(&out, &j->x, "chunked.tsv", "row\tas_whole\t" OUTCOME, err);
     for (int i = 0; i < j->x.n && !code; i++)
-        for (int s = 0; s < j->x.profile.n_stages && !code; s++)
+        for (int s = 0; s < j->x.profile.n_stages && first_of_kind(j, i) && !code; s++)
             code = chunked_text(out.f, j, &j->x.text[i], s, err);
     cli_progress_clear();
     if (!code) return tm_out_close(&out, err);
@@ -321,6 +331,7 @@ static int streams(job *j, const char *table, int packed_only, const int *prompt
     for (int i = 0; i < j->x.n && !code; i++) {
         experiment_text *t = &j->x.text[i];
         if (t->kind == EXPERIMENT_CHAT || (packed_only && t->kind != EXPERIMENT_PACKED)) continue;
+        if (!packed_only && !first_of_kind(j, i)) continue;
         code = experiment_cut(&j->x, t, j->stream_ctx, j->stream_windows, err);
         for (int p = 0; p < n && !code; p++)
             for (int r = 0; r < j->stream_list.count && !code; r++) {
@@ -367,15 +378,17 @@ static int check_sections(const job *j, kv_error *err)
 static int prepare(job *j, kv_error *err)
 {
     static const char *const rules[] = {"none", "first:1", "first:5", "kvsink:5", "kvsink:5/all",
-                                        "kvsink:auto@each/all", NULL};
+                                        "kvsink:best", NULL};
     static const char *const stream[] = {"none", "first:5", "kvsink:5/all", "kvsink:5/all+decode",
-                                         "kvsink:auto@each/all", "kvsink:auto@each/all+decode",
+                                         "kvsink:best", "kvsink:best+decode",
                                          NULL};
     static const char *const contexts[] = {"2048", "8192", NULL};
+    static const char *const in_contexts[] = {"none", "first:5", "kvsink:5/all", NULL};
     kv_shape s = j->x.s.model->shape;
     defaults(&j->rule_list, rules);
     defaults(&j->stream_list, stream);
     defaults(&j->contexts, contexts);
+    defaults(&j->context_list, in_contexts);
     if (check_sections(j, err) || kv_format_parse(&j->keys, j->keys_text, err) ||
         kv_format_check(&j->keys, s, 0, err) || kv_format_parse(&j->values, j->values_text, err))
         return err->code;
@@ -410,6 +423,8 @@ int main(int argc, char **argv)
          "streams of each text"},
         {"--recent", CLI_INT, &j.recent, "R", "32", 0, 1 << 20,
          "tokens that wait in 16 bits, in streams"},
+        {"--context-rules", CLI_LIST, &j.context_list, "KEEP", "(none first:5 kvsink:5/all)", 0, 0,
+         "rules for long windows"},
         {"--contexts", CLI_LIST, &j.contexts, "T", "(2048 8192)", 0, 0, "lengths of long windows"},
         {"--keys", CLI_STRING, &j.keys_text, "FORMAT", "2:channel:128", 0, 0, "format of keys"},
         {"--values", CLI_STRING, &j.values_text, "FORMAT", "2:token:64", 0, 0, "format of values"},

@@ -10,6 +10,9 @@
  * layers.tsv      row (text/eps/layer): sinks a window, then precision and recall of every rule
  * wrong.tsv       row (text/what was read): KL, perplexity and agreement of the keep sets with the
  *                 right one, when in all layers the 5 tokens are kept whose |h| is largest at ...
+ * tasks.tsv       row (rule/task), of the first plain text: what the model can do with 16 bits (the
+ *                 ceiling), with the cache, and the difference, each with its standard error;
+ *                 a dash where it is at chance with 16 bits
  * prediction.png, wrong.png: pictures of the first text */
 #include <math.h>
 #include <stdlib.h>
@@ -19,6 +22,7 @@
 #include "experiment.h"
 #include "plot.h"
 #include "sinks_report.h"
+#include "tasks.h"
 
 enum { RULES = 24, EPS = 4, NEXT = 3 /* channels beside the right one */, KEPT = 5 };
 
@@ -32,7 +36,7 @@ typedef struct {
     experiment x;
     cli_list rules, eps_list;
     const char *keys_text, *values_text;
-    int wrong_windows, n_rules, n_eps;
+    int wrong_windows, task_items, n_rules, n_eps;
     char rule_text[RULES][64];
     kv_keep_rule rule[RULES];
     double eps[EPS];
@@ -443,6 +447,45 @@ static int read_wrongly(job *j, kv_error *err)
     return code;
 }
 
+/* -------------------------------------------------------------------- tasks */
+
+static void print_task(FILE *f, const char *rule, tm_task_kind task, const tm_task_result *r)
+{
+    fprintf(f, "%s/%s\t%d\t%.3g\t%.4g\t%.2g", rule, tm_task_name(task), r->items, r->chance,
+            r->score16, r->error16);
+    if (r->dropped) fprintf(f, "\t-\t-\t-\t-\n");
+    else fprintf(f, "\t%.4g\t%.2g\t%.4g\t%.2g\n", r->score, r->error, r->change, r->change_error);
+}
+
+/* With 32 tokens that wait in 16 bits, as a cache in use would have. */
+static int try_tasks(job *j, kv_error *err)
+{
+    static const char *const rule[] = {"none", "first:5", "kvsink:5/all",
+                                       "kvsink:best+decode"};
+    const experiment_text *t = NULL;
+    tm_out out;
+    for (int i = 0; i < j->x.n && !t; i++)
+        if (j->x.text[i].kind == EXPERIMENT_PLAIN) t = &j->x.text[i];
+    if (!t) return KV_OK;
+    int code = experiment_table(&out, &j->x, "tasks.tsv", "row\titems\tchance\tscore16\terror16"
+                                "\tscore\terror\tchange\tchange_error", err);
+    for (size_t r = 0; r < sizeof rule / sizeof *rule && !code; r++)
+        for (int task = 0; task < TM_TASKS && !code; task++) {
+            tm_task_spec spec = {.e = j->x.e, .fast = j->x.s.fast, .tok = j->x.s.tok, .ids = t->ids,
+                                 .n = t->n, .items = j->task_items, .ctx = j->x.ctx, .written = 64};
+            tm_task_result got;
+            spec.cache = (tm_sequence_spec){.keys = j->keys, .values = j->values, .recent = 32,
+                                            .profile = &j->x.profile};
+            code = cli_keep_rule(&spec.cache.keep, rule[r], j->x.profile_path, err);
+            if (!code) code = tm_task_run(&got, (tm_task_kind)task, &spec, report_progress,
+                                          (void *)rule[r], err);
+            if (!code) print_task(out.f, rule[r], (tm_task_kind)task, &got);
+        }
+    if (!code) return tm_out_close(&out, err);
+    tm_out_abandon(&out);
+    return code;
+}
+
 /* ------------------------------------------------------------- command line */
 
 static int add_rule(job *j, const char *text, kv_error *err)
@@ -456,17 +499,17 @@ static int add_rule(job *j, const char *text, kv_error *err)
 static int default_rules(job *j, kv_error *err)
 {
     static const char *const before[] = {"first:1", "first:5"}, *const behind[] = {
-        "kvsink:5@join/all", "kvsink:5@each/all", "kvsink:auto@join/all", "kvsink:auto@each/all",
-        "ids:learned", "toph:5", "random:5:1"};
+        "kvsink:5@join/all", "kvsink:5@each/all", "kvsink:5@union/all", "kvsink:auto@each/all",
+        "kvsink:best", "ids:learned", "toph:5", "random:5:1"};
     const kv_profile *p = &j->x.profile;
-    int code = KV_OK;
+    int code = KV_OK, n = (int)(sizeof behind / sizeof *behind);
     for (int i = 0; i < 2 && !code; i++) code = add_rule(j, before[i], err);
     for (int s = 0; s < p->n_stages && s < 8 && !code; s++) {
         char text[64];
         snprintf(text, sizeof text, "kvsink:5@%d/all", p->stage[s].layer);
         code = add_rule(j, text, err);
     }
-    for (int i = 0; i < 7 && !code; i++) code = add_rule(j, behind[i], err);
+    for (int i = 0; i < n && !code; i++) code = add_rule(j, behind[i], err);
     return code;
 }
 
@@ -507,22 +550,23 @@ int main(int argc, char **argv)
          "rules that predict"},
         {"--eps", CLI_LIST, &j.eps_list, "E", "(0.3 0.1)", 0, 0,
          "a sink receives more attention than that"},
-        {"--wrong", CLI_INT, &j.wrong_windows, "N", "4", 0, 1 << 20,
+        {"--wrong", CLI_INT, &j.wrong_windows, "N", "2", 0, 1 << 20,
          "windows of each text in which wrong places are read"},
+        {"--tasks", CLI_INT, &j.task_items, "N", "16", 0, 1 << 16, "items of each task"},
         {"--keys", CLI_STRING, &j.keys_text, "FORMAT", "2:channel:128", 0, 0, "format of keys"},
         {"--values", CLI_STRING, &j.values_text, "FORMAT", "2:token:64", 0, 0, "format of values"},
         {0}};
     const experiment_spec spec = {
         "06", "Precision and recall of rules that predict sinks; what wrong places cost.",
         "chapters/06-kvsink/experiment.c tinymodels/experiment.c tinymodels/analysis.c"
-        " tinymodels/evidence.c tinymodels/memory.c ref/attention.c ref/keep.c ref/kvsink.c"
-        " ref/quantize.c ref/sinks.c ref/transformer.c", NULL, 512, 8, 1, own};
+        " tinymodels/evidence.c tinymodels/memory.c tinymodels/tasks.c ref/attention.c"
+        " ref/keep.c ref/kvsink.c ref/quantize.c ref/sinks.c ref/transformer.c", NULL, 512, 8, 1, own};
     kv_error err = {0, ""};
     int status;
     if (!experiment_open(&j.x, &spec, argc, argv, &status)) return cli_finish(status);
     if (prepare(&j, &err) || predict(&j, &err) || write_prediction(&j, &err) ||
         write_layers(&j, &err) || picture_prediction(&j, &err) ||
-        (j.wrong_windows && read_wrongly(&j, &err)))
+        (j.wrong_windows && read_wrongly(&j, &err)) || (j.task_items && try_tasks(&j, &err)))
         status = experiment_fail(&j.x, &err);
     release(&j);
     return cli_finish(status);
