@@ -224,6 +224,38 @@ cuda-report: ## what nvcc makes of the kernels: registers, spills, widths, instr
 	@$(PYTHON) tests/cuda/report.py $(NVCC) $(BUILD) --archs $(if $(ARCHS),$(ARCHS),sm_80,sm_90) \
 	    $(if $(UPDATE),--update) cuda/*.cu
 
+# The same on a device. Programs are built wherever nvcc is, and run where a GPU is; code for sm_80 is
+# translated by the driver of a newer one. GPU_ARCH=-arch=native is for one's own.
+GPU_ARCH    ?= -arch=sm_80
+GPU_RESULTS ?= $(BUILD)/gpu-results.tsv
+cuda_home    = $(dir $(patsubst %/,%,$(dir $(shell command -v $(NVCC)))))
+cuda_link    = -L$(cuda_home)lib64 -lcudart_static -lrt -ldl -lpthread
+gpu_programs = $(patsubst %,$(BUILD)/gpu/%,$(cuda_suites) device bench)
+$(BUILD)/gpu/%.o: cuda/%.cu $(wildcard cuda/*.h cuda/*.cuh) ref/kv.h
+	@mkdir -p $(@D)
+	$(call say,nvcc,$<)$(NVCC) -std=c++17 -O3 $(GPU_ARCH) -Xcompiler -Wall -Icuda -Iref -c -o $@ $<
+$(BUILD)/libkvcuda.a: $(patsubst %,$(BUILD)/gpu/%.o,$(kernels))
+	@rm -f $@
+	$(call say,ar  ,$@)ar rcs $@ $^
+$(BUILD)/gpu/test_%: tests/test_%.c $(BUILD)/libkvcuda.a $(BUILD)/libkv.a
+	$(call say,test,$<)$(cuda_test) -DKV_GPU -c $< -o $@.o && \
+	    $(CXX) $@.o $(BUILD)/libkvcuda.a $(BUILD)/libkv.a -o $@ -lcriterion -lcjson -lm $(cuda_link)
+	@rm -f $@.o
+$(BUILD)/gpu/device: tests/cuda/device.c $(BUILD)/libkvcuda.a
+	$(call say,cc  ,$<)$(cuda_test) -c $< -o $@.o && $(CXX) $@.o $(BUILD)/libkvcuda.a -o $@ $(cuda_link)
+$(BUILD)/gpu/bench: tests/cuda/gpu_bench.cu $(BUILD)/libkvcuda.a $(BUILD)/libkv.a
+	$(call say,nvcc,$<)$(NVCC) -std=c++17 -O3 $(GPU_ARCH) -Xcompiler -Wall -Icuda -Iref $^ -o $@ -lcublas
+
+.PHONY: gpu-build gpu-test gpu-bench
+gpu-build:
+	$(need) gpu-test build test cuda
+	@if $(NVCC) --version >/dev/null 2>&1; then $(MAKE) -s --no-print-directory $(gpu_programs); \
+	    else echo "gpu: $(words $(gpu_programs)) programs skipped: no nvcc here"; fi
+gpu-test: gpu-build ## run the kernels' tests on a GPU, under compute-sanitizer too (skipped without one)
+	@BUILD=$(BUILD) GPU_RESULTS=$(GPU_RESULTS) sh tests/cuda/gpu.sh test
+gpu-bench: gpu-build
+	@BUILD=$(BUILD) GPU_RESULTS=$(GPU_RESULTS) sh tests/cuda/gpu.sh bench
+
 .PHONY: cusim test-cuda-sim test-cuda-portable
 cusim: ## build build/cusim, which runs a CUDA kernel without a GPU
 	$(need) cusim cuda
@@ -275,6 +307,7 @@ bench: $(BUILD)/kvsink ## speed and memory on the real model, as a table and JSO
 	@[ -n "$(MODEL)" ] || sh tests/tools/fetch.sh $(BUILD)/llm
 	@$(MAKE) -s --no-print-directory $(BUILD)/bench
 	@$(BUILD)/bench $(or $(MODEL),$(llm)) --json $(BUILD)/bench.json
+	@$(MAKE) -s --no-print-directory gpu-bench
 
 # ---- figures of the README ----------------------------------------------------------------------
 
