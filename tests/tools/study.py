@@ -8,7 +8,8 @@
 
 A step is a spec file of `kvsink sweep` (chapters/NN-name/STEP.sweep) or the program of a chapter
 (build/experiments/NN). A sweep that is stopped goes on where it was; a program whose results are there
-is not run again. The profile comes from texts that no table reports (tests/tools/texts.sh).
+is not run again; delete chapters/NN-name/results/STEP.jsonl and BUILD/study to measure all anew. The
+profile comes from texts that no table reports (tests/tools/texts.sh).
 """
 
 import csv
@@ -26,7 +27,8 @@ CALIBRATION = ["gpl3.txt", "kjv.txt", "faq.txt", "faq-eot.txt"]
 
 # The order of work: what others need first, then what matters most.
 SWEEPS = ["06-kvsink/choose", "06-kvsink/rules", "05-preserve-first-n/how-many", "06-kvsink/packed",
-          "03-quantizers/exclusion", "03-quantizers/outliers", "03-quantizers/formats", "03-quantizers/static",
+          "03-quantizers/exclusion", "03-quantizers/outliers", "03-quantizers/formats", 
+          "03-quantizers/static-none", "03-quantizers/static-first", "03-quantizers/static-kvsink",
           "04-packed-cache/streams", "05-preserve-first-n/greedy"]
 TEXTS = ["--text", "plain=texts/jargon.txt", "technical=texts/devref.txt",
          "--packed", "packed=101:texts/packed-5.txt", "--chat", "chat=texts/chat-8.json"]
@@ -46,6 +48,9 @@ QUICK = {
                         "packed/k2v2/kvsink:best"],
     "05-preserve-first-n/how-many": ["each/k4v4/first:5", "each/k4v4/kvsink:5/all"],
 }
+
+# Static ranges are learned with the rule that the profile's name stands for.
+STATIC = {"static-none": "none", "static-first": "first:5", "static-kvsink": "kvsink:auto@union/all"}
 
 # What decides the figures of a sweep; a later change of these marks its results as stale.
 SOURCES = ["ref/attention.c", "ref/half.c", "ref/quantize.c", "ref/keep.c", "ref/kvsink.c", "ref/softmax.c",
@@ -88,9 +93,9 @@ def write(path, text):
 # ---- measuring
 
 
-def profile(build):
+def profile(build, static=None):
     """build/study/profile.txt; calibration sees end-of-text tokens too, so that ids can be learned."""
-    path = os.path.join(build, "study", "profile.txt")
+    path = os.path.join(build, "study", "profile-%s.txt" % static if static else "profile.txt")
     if os.path.exists(os.path.join(TOP, path)):
         return path
     os.makedirs(os.path.join(TOP, build, "study"), exist_ok=True)
@@ -99,8 +104,19 @@ def profile(build):
         passages = [" ".join(p.split()[:56]) for p in f.read().split("\n\n") if p.strip()]
     write(os.path.join(TOP, texts, "faq-eot.txt"), "".join("<|endoftext|>" + p for p in passages) + "\n")
     run_command([os.path.join(build, "kvsink"), "calibrate", os.path.join(build, MODEL), "--special", "--file"] +
-                [os.path.join(texts, t) for t in CALIBRATION] + ["-o", path], subprocess.DEVNULL)
+                [os.path.join(texts, t) for t in CALIBRATION] + ["-o", path] +
+                (["--static", "--keep", STATIC[static]] if static else []), subprocess.DEVNULL)
     return path
+
+
+def seed(build, step):
+    """Cells that were measured before, on this machine or another, are not measured again."""
+    chapter, name = step.split("/")
+    stored = os.path.join(TOP, "chapters", chapter, "results", name + ".jsonl")
+    cells = os.path.join(TOP, build, "study", name, "cells.jsonl")
+    if os.path.exists(stored) and not os.path.exists(cells):
+        os.makedirs(os.path.dirname(cells), exist_ok=True)
+        shutil.copy(stored, cells)
 
 
 def program_command(build, chapter):
@@ -115,7 +131,7 @@ def program_command(build, chapter):
 
 def measure(build, step):
     start = time.time()
-    profile(build)
+    profile(build, step.split("/")[1] if step.split("/")[1] in STATIC else None)
     if step.endswith("/experiment"):
         chapter = step.split("/")[0]
         done = os.path.join(TOP, build, "study", chapter, "done")
@@ -124,6 +140,7 @@ def measure(build, step):
         run_command(program_command(build, chapter))
         write(done, "%.0f seconds\n" % (time.time() - start))
     else:
+        seed(build, step)
         run_command([os.path.join(build, "kvsink"), "sweep", spec_path(step)], subprocess.DEVNULL)
     print("%-40s %5.0f s" % (step, time.time() - start), flush=True)
 
