@@ -349,6 +349,52 @@ Test(test_sweep, a_changed_text_is_measured_again)
     cJSON_Delete(one);
 }
 
+/* The rows of two tables; the commit below them may differ. */
+static void expect_same_rows(const char *a, const char *b)
+{
+    char line[300];
+    snprintf(line, sizeof line, "grep '^|' %s >one && grep '^|' %s >two && cmp one two", a, b);
+    cr_expect(system(line) == 0, "%s and %s differ", a, b);
+}
+
+Test(test_sweep, a_text_that_is_changed_back_gets_its_results_back)
+{
+    const char *spec = HEAD TEXTS FORMATS "texts verse\nformats k2v2\nkeeps none first:5\n";
+    write_file("a.spec", spec);
+    cr_assert(run("sweep a.spec") == 0, "%s", said);
+    cr_assert(system("cp a/table.md first.md && cp text.txt keep.txt") == 0);
+    write_file("text.txt", "Another text altogether, and it goes on until there are enough of"
+               " them.");
+    cr_assert(run("sweep a.spec") == 0, "%s", said);
+    cr_assert(system("cp keep.txt text.txt") == 0);
+    cJSON *root = run_json("sweep a.spec --json");
+    cr_expect(number(root, "measured") == 0);
+    cJSON_Delete(root);
+    expect_same_rows("first.md", "a/table.md");
+    cr_expect(run("sweep a.spec --table-only") == 0, "%s", said);
+    expect_same_rows("first.md", "a/table.md");
+    int lines = lines_of("a/cells.jsonl");
+    cr_expect(run("sweep a.spec") == 0, "%s", said);
+    cr_expect(eq(int, lines_of("a/cells.jsonl"), lines));
+}
+
+Test(test_sweep, a_new_name_needs_no_new_measurement)
+{
+    write_file("a.spec", HEAD "text verse file=text.txt ctx=40\n" FORMATS
+               "group all\nformats k2v2\nkeeps none\n"
+               "group three\nformats k2v2\nwindows 3\nkeeps none\n");
+    cr_assert(run("sweep a.spec") == 0, "%s", said);
+    cr_assert(system("cp a/table.md first.md && sed -i s/verse/poems/ a.spec") == 0);
+    cJSON *root = run_json("sweep a.spec --json");
+    cr_expect(number(root, "measured") == 0);
+    cJSON_Delete(root);
+    cr_assert(system("sed -i s/poems/verse/ a/table.md") == 0);
+    expect_same_rows("first.md", "a/table.md");
+    char *table = contents("first.md");
+    cr_expect(strstr(table, "not measured") == NULL, "%s", table);
+    free(table);
+}
+
 /* ------------------------------------------------------------------ quick */
 
 Test(test_sweep, quick_compares_cells_with_their_results)

@@ -365,6 +365,33 @@ static int measure_text(sweep *w, int text, kv_error *err)
 
 /* ---------------------------------------------------------------- running */
 
+/* A result may be known by its id while the last one of this description is another or missing: the
+ * text was changed and changed back, or a name in the spec file is new. Tables go by description,
+ * so it is written once more. */
+static int write_again(sweep *w, const sweep_cell *c, kv_error *err)
+{
+    const sweep_spec *s = w->job->spec;
+    char id[20], label[1024], what[1024];
+    identify(id, sizeof id, w, c);
+    const sweep_result *r = sweep_results_find(&w->old, s, c, id);
+    const sweep_result *last = sweep_results_find(&w->old, s, c, NULL);
+    if (!r || (last && !strcmp(last->id, id))) return KV_OK;
+    sweep_result again = *r;
+    sweep_label(again.label = label, sizeof label, s, c);
+    sweep_describe(again.what = what, sizeof what, s, c);
+    return sweep_log_add(&w->log, &again, err);
+}
+
+static int write_all_again(sweep *w, kv_error *err)
+{
+    char path[4096];
+    sweep_results_free(&w->old);
+    int code = sweep_results_read(&w->old, sweep_path(path, sizeof path, w->job->out,
+                                                      "cells.jsonl"), err);
+    for (int i = 0; i < w->job->cells && !code; i++) code = write_again(w, &w->job->cell[i], err);
+    return code;
+}
+
 static int open_all(sweep *w, const cli_common *common, kv_error *err)
 {
     const sweep_spec *s = w->job->spec;
@@ -402,6 +429,7 @@ int sweep_run(const sweep_job *job, const cli_common *common, int *measured, kv_
     if (!code) find_wanted(&w);
     if (!code) count_work(&w);
     for (int t = 0; t < job->spec->n_texts && !code; t++) code = measure_text(&w, t, err);
+    if (!code && !job->done) code = write_all_again(&w, err);
     cli_progress_clear();
     *measured = w.measured;
     sweep_log_close(&w.log);
