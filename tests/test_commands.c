@@ -244,6 +244,39 @@ Test(test_commands, passages_and_windows)
     cJSON_Delete(r);
 }
 
+/* The end-of-text token is one of those that the text never has as letters: only joined passages
+ * show it. In the hand-built model it writes no outlier, so it must be counted and not learned. */
+Test(test_commands, calibration_reads_what_eval_reads)
+{
+    FILE *f = fopen("passages.txt", "w");
+    fputs("The moon rose over the mill.\n\nThe moon rose.\n\nits water wheel\n", f);
+    fclose(f);
+    cr_assert(eq(int, run("calibrate several.gguf --file passages.txt --join eot -o p.txt"), 0),
+              "%s", said);
+    cJSON *r = run_json("tokens several.gguf --file passages.txt --bos no --json");
+    int n = cJSON_GetArraySize(cJSON_GetObjectItem(r, "ids"));
+    cJSON_Delete(r);
+    char *profile, words[80];
+    size_t size;
+    cr_assert(eq(int, tm_read_file(&profile, &size, "p.txt", NULL), 0));
+    /* three end-of-text tokens instead of the five line ends */
+    snprintf(words, sizeof words, "passages.txt (joined, eot): 1 prompt of %d tokens", n + 3 - 5);
+    cr_expect(strstr(profile, words) != NULL, "%s in %s", words, profile);
+    snprintf(words, sizeof words, "ids %d\n", TM_HANDMADE_STOP);
+    cr_expect(strstr(profile, words) != NULL, "%s", profile);
+    free(profile);
+    cr_assert(eq(int, run("calibrate several.gguf --file passages.txt --join eot:3 --bos yes"
+                          " -o p.txt"), 0), "%s", said);
+    cr_expect(eq(int, system("grep -q 'eot:3): 1 prompt of 13 tokens' p.txt"), 0));
+    expect_fail("calibrate several.gguf --file text.txt --join eos -o p.txt", 2, "--join");
+    expect_fail("calibrate several.gguf --chat text.txt --join eot -o p.txt", 2, "--join");
+    expect_fail("calibrate several.gguf --chat text.txt -o text.txt", 2, "--chat");
+    f = fopen("talk.json", "w");
+    fputs("[{\"role\": \"user\", \"content\": \"The moon rose.\"}]", f);
+    fclose(f);
+    expect_fail("calibrate several.gguf --chat talk.json -o p.txt", 1, "chat template");
+}
+
 Test(test_commands, bad_input_is_named)
 {
     cr_assert(eq(int, run("calibrate several.gguf --file text.txt -o p.txt"), 0));

@@ -372,32 +372,37 @@ static int check_output(const char *output, const char *path, const char *other,
                    " replace; name another", output, path, other, name);
 }
 
-static const char *named_by(const char *option)
+/* The files that an option names; how many. */
+static int named_by(const char *const **name, const char *option)
 {
     int i = find(option, strlen(option));
-    if (i < 0 || parser.option[i].kind != CLI_STRING) return NULL;
-    return *(const char **)parser.option[i].target;
+    *name = NULL;
+    if (i < 0) return 0;
+    if (parser.option[i].kind == CLI_LIST) {
+        const cli_list *list = parser.option[i].target;
+        *name = list->item;
+        return list->count;
+    }
+    *name = parser.option[i].target;
+    return parser.option[i].kind == CLI_STRING;
 }
 
-/* A model is easily lost to a slip such as -o MODEL: no output may be an input, or another output.
- * Where --file takes a list, each of its items is an input. */
+/* A model is easily lost to a slip such as -o MODEL: no output may be an input, or another output. */
 static int check_outputs(const cli_common *common, const char *positional, kv_error *err)
 {
-    static const char *const name[] = {"-o", "--png", "--write-text", "--file", "--profile",
-                                       "--chat"};
-    enum { OUTPUTS = 3, NAMES = sizeof name / sizeof name[0] };
-    int at = find("--file", 6);
-    const cli_list *list = at >= 0 && parser.option[at].kind == CLI_LIST
-                               ? parser.option[at].target : NULL;
+    static const char *const option[] = {"-o", "--png", "--write-text", "--file", "--profile",
+                                         "--chat"};
+    enum { OUTPUTS = 3, NAMES = sizeof option / sizeof option[0] };
     for (int i = 0; i < OUTPUTS; i++) {
-        const char *path = named_by(name[i]);
+        const char *const *path, *const *other;
         int code = KV_OK;
-        if (!path) continue;
-        if (positional) code = check_output(name[i], path, positional, common->positional, err);
-        for (int j = i + 1; j < NAMES && !code; j++)
-            code = check_output(name[i], path, name[j], named_by(name[j]), err);
-        for (int j = 0; list && j < list->count && !code; j++)
-            code = check_output(name[i], path, "--file", list->item[j], err);
+        if (!named_by(&path, option[i]) || !*path) continue;
+        if (positional) code = check_output(option[i], *path, positional, common->positional, err);
+        for (int j = i + 1; j < NAMES && !code; j++) {
+            int n = named_by(&other, option[j]);
+            for (int k = 0; k < n && !code; k++)
+                code = check_output(option[i], *path, option[j], other[k], err);
+        }
         if (code) return code;
     }
     return KV_OK;

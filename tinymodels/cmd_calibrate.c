@@ -6,8 +6,16 @@
 #include "profile.h"
 #include "ranges.h"
 #include "report.h"
+#include "text_windows.h"
 
 enum { WINDOW = 512 };
+
+/* What the command line names. */
+typedef struct {
+    cli_list files, chats;
+    const char *join; /* of files, or NULL */
+    int limit;        /* prompts of each text */
+} texts;
 
 typedef struct {
     const session *s;
@@ -34,37 +42,50 @@ static int add_prompt(prompts *p, const int *ids, int n, int bos, kv_error *err)
     return KV_OK;
 }
 
-static void note_file(prompts *p, const char *path, int windows, int length)
+static void note_file(prompts *p, const text_source *t, const char *path, int windows, int length)
 {
     const char *name = strrchr(path, '/');
     size_t used = strlen(p->comment);
-    snprintf(p->comment + used, p->comment_size - used, "  %.200s: %d prompt%s of %d tokens\n",
-             name ? name + 1 : path, windows, windows == 1 ? "" : "s", length);
+    snprintf(p->comment + used, p->comment_size - used, "  %.200s%s%.20s%s: %d prompt%s of %d tokens\n",
+             name ? name + 1 : path, t->join ? " (joined, " : "", t->join ? t->join : "",
+             t->join ? ")" : "", windows, windows == 1 ? "" : "s", length);
 }
 
-/* The windows of one file, spread evenly over it; a file shorter than a window is one prompt. */
-static int add_file(prompts *p, const char *path, int limit, kv_error *err)
+/* Does a prompt begin with a BOS? Joined passages have end-of-text tokens where it would stand. */
+static int has_bos(int *bos, const session *s, const text_source *t, int wants_bos, kv_error *err)
+{
+    *bos = s->common->bos;
+    if (*bos < 0) *bos = t->join ? 0 : t->chat ? wants_bos : tok_add_bos(s->tok);
+    if (*bos && tok_bos(s->tok) < 0)
+        return kv_fail(err, KV_FAIL_USAGE, "--bos yes: the model has no BOS token; use --bos no");
+    if (s->model->context > *bos) return KV_OK;
+    return kv_fail(err, KV_FAIL_RUN, "the model was trained for %d token, which its BOS takes; use"
+                   " --bos no", s->model->context);
+}
+
+/* The windows of one text, spread evenly over it; one shorter than a window is one prompt. */
+static int add_ids(prompts *p, const text_source *t, const int *ids, int n, int bos, kv_error *err)
 {
     const session *s = p->s;
-    int bos = s->common->bos < 0 ? tok_add_bos(s->tok) : s->common->bos;
-    int most = s->model->context < WINDOW ? s->model->context : WINDOW, *ids, n;
-    char *text;
-    size_t length;
-    if (bos && tok_bos(s->tok) < 0)
-        return kv_fail(err, KV_FAIL_USAGE, "--bos yes: the model has no BOS token; use --bos no");
-    if (cli_read_text_file(&text, &length, path, err)) return err->code;
-    int code = tok_encode(&ids, &n, s->tok, text, length, s->common->special, err);
-    free(text);
-    if (code) return code;
-    int step = most - (bos ? 1 : 0), all = n / step;
-    int windows = all == 0 ? 1 : all < limit ? all : limit;
-    if (n == 0)
-        code = kv_fail(err, KV_FAIL_RUN, "%s: has no token in this vocabulary", path);
+    const char *path = t->chat ? t->chat : t->file;
+    int most = s->model->context < WINDOW ? s->model->context : WINDOW;
+    int step = most - bos, all = n / step, code = KV_OK;
+    int windows = all == 0 ? 1 : all < t->limit ? all : t->limit;
+    if (n == 0) return kv_fail(err, KV_FAIL_RUN, "%s: has no token in this vocabulary", path);
     for (int i = 0; i < windows && !code; i++) {
         int first = all == 0 ? 0 : (int)((long long)i * all / windows) * step;
         code = add_prompt(p, ids + first, all == 0 ? n : step, bos ? tok_bos(s->tok) : -1, err);
     }
-    if (!code) note_file(p, path, windows, p->length[p->n - 1]);
+    if (!code) note_file(p, t, path, windows, p->length[p->n - 1]);
+    return code;
+}
+
+static int add_text(prompts *p, const text_source *t, kv_error *err)
+{
+    int *ids, n, wants_bos, bos;
+    if (text_tokens(&ids, &n, &wants_bos, t, p->s, err)) return err->code;
+    int code = has_bos(&bos, p->s, t, wants_bos, err);
+    if (!code) code = add_ids(p, t, ids, n, bos, err);
     free(ids);
     return code;
 }
@@ -75,14 +96,22 @@ static void free_prompts(prompts *p)
     free(p->comment);
 }
 
-static int read_prompts(prompts *p, const cli_list *files, int limit, kv_error *err)
+static int read_prompts(prompts *p, const texts *t, kv_error *err)
 {
-    p->comment_size = 256 + (size_t)files->count * 256;
+    text_source source = {.limit = t->limit, .join = t->join, .special = p->s->common->special};
+    p->comment_size = 256 + (size_t)(t->files.count + t->chats.count) * 320;
     p->comment = calloc(p->comment_size, 1);
     if (!p->comment) return kv_fail(err, KV_FAIL_RUN, "not enough memory");
     snprintf(p->comment, p->comment_size, "made by kvsink calibrate (%s) from\n", cli_version());
-    for (int i = 0; i < files->count; i++)
-        if (add_file(p, files->item[i], limit, err)) return err->code;
+    for (int i = 0; i < t->files.count; i++) {
+        source.file = t->files.item[i];
+        if (add_text(p, &source, err)) return err->code;
+    }
+    source.file = source.join = NULL;
+    for (int i = 0; i < t->chats.count; i++) {
+        source.chat = t->chats.item[i];
+        if (add_text(p, &source, err)) return err->code;
+    }
     return KV_OK;
 }
 
@@ -200,15 +229,14 @@ static int add_ranges(tm_calibration *c, const prompts *p, const tm_engine *e, c
     return KV_OK;
 }
 
-static int run(session *s, const cli_list *files, int limit, const char *path, const char *keep,
-               kv_error *err)
+static int run(session *s, const texts *t, const char *path, const char *keep, kv_error *err)
 {
     static prompts p; /* large */
     tm_engine e = report_engine(s);
     tm_calibration c = {0};
     memset(&p, 0, sizeof p);
     p.s = s;
-    int code = read_prompts(&p, files, limit, err);
+    int code = read_prompts(&p, t, err);
     if (!code)
         code = tm_calibrate(&c, &e, p.prompt, p.length, p.n, report_progress, "calibrating", err);
     if (!code) code = add_ranges(&c, &p, &e, keep, err);
@@ -229,21 +257,47 @@ static const char details[] =
     "The profile is a text file that can be read and edited. A model without such\n"
     "outliers has no stage; then KVSink keeps nothing.\n"
     "\n"
+    "--join eot[:N]: the passages of each --file (separated by empty lines; at most N\n"
+    "tokens of each) are joined by the end-of-text token, without a BOS, so that it is\n"
+    "learned if it is a sink. --chat: conversations, each a JSON list of {role,\n"
+    "content}, in the model's own chat template; its special tokens are learned, too.\n"
+    "\n"
     "--static adds the lowest and highest value of each channel of keys (after and\n"
     "before RoPE) and values, which static formats use instead of the data's. The\n"
     "tokens that --keep KEEP keeps, with what has just been learned, are left out;\n"
     "by default none are, so that the sinks stretch the ranges for all.";
 
+/* ranges: was --static given? */
+static int check(const texts *t, const char *path, const char *keep, int ranges, kv_error *err)
+{
+    kv_keep_rule rule;
+    int limit;
+    if (!path) return kv_fail(err, KV_FAIL_USAGE, "-o PROFILE is missing");
+    if (t->files.count + t->chats.count == 0)
+        return kv_fail(err, KV_FAIL_USAGE, "--file FILE ... is missing: name at least one text to"
+                       " calibrate on (or a conversation, with --chat)");
+    if (t->join && !t->files.count)
+        return kv_fail(err, KV_FAIL_USAGE, "--join joins the passages of --file; a --chat has its"
+                       " own form");
+    if (t->join && text_parse_join(&limit, t->join, err)) return err->code;
+    if (keep && !ranges)
+        return kv_fail(err, KV_FAIL_USAGE, "--keep belongs to --static: it says which tokens do not"
+                       " count for the ranges");
+    return keep ? kv_keep_parse(&rule, keep, err) : KV_OK;
+}
+
 int cmd_calibrate(int argc, char **argv)
 {
-    cli_list files;
+    static texts t; /* large */
     const char *path, *keep;
-    int limit, status, ranges;
+    int status, ranges;
     const cli_option options[] = {
-        {"--file", CLI_LIST, &files, "FILE", NULL, 0, 0, "texts to look at (UTF-8)"},
+        {"--file", CLI_LIST, &t.files, "FILE", NULL, 0, 0, "texts to look at (UTF-8)"},
         {"-o", CLI_STRING, &path, "PROFILE", NULL, 0, 0, "where to write the profile"},
-        {"--windows", CLI_INT, &limit, "N", "4", 1, 1024,
-         "at most N prompts of each file, spread evenly over it"},
+        {"--windows", CLI_INT, &t.limit, "N", "4", 1, 1024,
+         "at most N prompts of each text, spread evenly over it"},
+        {"--join", CLI_STRING, &t.join, "eot[:N]", NULL, 0, 0, "join passages, see below"},
+        {"--chat", CLI_LIST, &t.chats, "FILE", NULL, 0, 0, "conversations, besides --file or alone"},
         {"--static", CLI_FLAG, &ranges, NULL, NULL, 0, 0,
          "learn the range of each channel as well, for static formats"},
         {"--keep", CLI_STRING, &keep, "KEEP", NULL, 0, 0,
@@ -252,6 +306,7 @@ int cmd_calibrate(int argc, char **argv)
     static const char *const examples[] = {
         "kvsink calibrate model.gguf --file book.txt -o profile.txt",
         "kvsink calibrate model.gguf --file book.txt code.c chat.txt --windows 8 -o profile.txt",
+        "kvsink calibrate model.gguf --file book.txt --join eot:60 --chat talk.json -o profile.txt",
         "kvsink calibrate model.gguf --file book.txt --static --keep kvsink:5 -o profile.txt",
         NULL};
     const cli_command command = {"calibrate",
@@ -261,18 +316,10 @@ int cmd_calibrate(int argc, char **argv)
     session s;
     kv_error err;
     if (!cli_parse(&common, &command, argc, argv, &status)) return status;
-    if (!path) return cli_say_fail(&command, KV_FAIL_USAGE, "-o PROFILE is missing");
-    if (files.count == 0)
-        return cli_say_fail(&command, KV_FAIL_USAGE, "--file FILE ... is missing: name at least one"
-                            " text to calibrate on");
-    kv_keep_rule rule;
-    if (keep && !ranges)
-        return cli_say_fail(&command, KV_FAIL_USAGE, "--keep belongs to --static: it says which tokens"
-                            " do not count for the ranges");
-    if (keep && kv_keep_parse(&rule, keep, &err)) return cli_fail(&command, &err);
+    if (check(&t, path, keep, ranges, &err)) return cli_fail(&command, &err);
     if (ranges && !keep) keep = "none";
     if (session_open(&s, &common, &err)) return cli_fail(&command, &err);
-    if (run(&s, &files, limit, path, keep, &err)) status = cli_fail(&command, &err);
+    if (run(&s, &t, path, keep, &err)) status = cli_fail(&command, &err);
     session_close(&s);
     return status;
 }

@@ -54,12 +54,18 @@ static int read_chat(int **ids, int *n, int *wants_bos, const text_source *t, co
     return code;
 }
 
+int text_tokens(int **ids, int *n, int *wants_bos, const text_source *t, const session *s,
+                kv_error *err)
+{
+    *wants_bos = 0;
+    return t->chat ? read_chat(ids, n, wants_bos, t, s, err) : read_file(ids, n, t, s, err);
+}
+
 int text_windows_read(text_windows *out, const text_source *t, const session *s, kv_error *err)
 {
     int bos = tok_bos(s->tok), wants_bos = 0, *ids = NULL, n = 0;
     memset(out, 0, sizeof *out);
-    int code = t->chat ? read_chat(&ids, &n, &wants_bos, t, s, err)
-                       : read_file(&ids, &n, t, s, err);
+    int code = text_tokens(&ids, &n, &wants_bos, t, s, err);
     if (code) return code;
     out->bos = t->bos >= 0 ? (tm_bos)t->bos : t->join ? TM_BOS_NONE : TM_BOS_EACH;
     if (t->bos < 0 && t->chat) out->bos = wants_bos ? TM_BOS_FIRST : TM_BOS_NONE;

@@ -25,6 +25,11 @@ extern const char *const text_bos_name[3];
 /* "eot" or "eot:N" (then *limit = N, else 0). */
 int text_parse_join(int *limit, const char *text, kv_error *err);
 
+/* The ids of the whole text without a BOS (freed by the caller). *wants_bos: a conversation whose
+ * template begins with one; 0 for files. */
+int text_tokens(int **ids, int *n, int *wants_bos, const text_source *t, const session *s,
+                kv_error *err);
+
 /* Release with text_windows_free. */
 int text_windows_read(text_windows *out, const text_source *t, const session *s, kv_error *err);
 void text_windows_free(text_windows *w);
