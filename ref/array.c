@@ -91,15 +91,13 @@ static int prepare_rows(const kv_quantized *out, const kv_rows *in,
         float *y = out->x_hat + (size_t)t * row, norm = 0;
         uint8_t mark = mark_of(f, is_kept(in, t));
         memset(out->codes + (size_t)t * row, mark, row);
-        for (size_t i = 0; i < row; i++)
-            if (!(fabsf(x[i]) < 65520)) /* also NaN */
-                return kv_fail(err, KV_FAIL_RUN, "cannot quantize %g: %s",
-                               x[i], isfinite(x[i])
-                                   ? "binary16 holds at most 65504"
-                                   : "it is not finite");
+        if (kv_check_half(x, (int)row, 1, err))
+            return KV_FAIL_RUN;
         memcpy(y, x, row * sizeof *y);
         if (mark != KV_LEFT_OUT)
             kv_row_prepare(y, &norm, f, in->shape);
+        if (f->hadamard && kv_check_half(y, (int)row, 1, err))
+            return KV_FAIL_RUN;
         if (f->norm)
             out->norm[t] = mark & KV_UNCODED ? 0 : norm;
     }
@@ -174,19 +172,20 @@ static int quantize_run(const kv_quantized *out, const kv_rows *in,
 }
 
 //@ restore-rows: Undo norm and rotation; kept rows are binary16
-static int restore_rows(const kv_quantized *out, const kv_rows *in,
-                        const kv_format *f, kv_error *err)
+static void restore_rows(const kv_quantized *out, const kv_rows *in,
+                         const kv_format *f)
 {
-    int Hk = in->shape.kv_heads, D = in->shape.head_size, bad = KV_OK;
+    int Hk = in->shape.kv_heads, D = in->shape.head_size;
     size_t row = (size_t)Hk * (size_t)D;
-    for (int t = 0; t < in->T && !bad; t++) {
+    for (int t = 0; t < in->T; t++) {
+        const float *x = in->x + (size_t)t * row;
         float *y = out->x_hat + (size_t)t * row;
         if (mark_of(f, is_kept(in, t)) & KV_UNCODED)
-            bad = round_rows(y, in->x + (size_t)t * row, KV_F16, row, err);
+            for (size_t i = 0; i < row; i++)
+                y[i] = kv_half_to_float(kv_half_from_float(x[i]));
         else
             kv_row_restore(y, f->norm ? out->norm[t] : 0, f, Hk, D);
     }
-    return bad;
 }
 
 //@ check-input: Refuse what an array cannot have
@@ -235,5 +234,6 @@ int kv_quantize(const kv_quantized *out, const kv_rows *in, const kv_format *f,
     if (bad)
         return bad;
     move_outliers(out, in, f, 1);
-    return restore_rows(out, in, f, err);
+    restore_rows(out, in, f);
+    return KV_OK;
 }

@@ -414,8 +414,13 @@ enum {
     KV_OUTLIER = 7    /* both, and listed among the outliers */
 };
 
-/* The same as kv_quantize_group, with marks instead of kept flags. range
- * {lo, hi} replaces the extremes (static formats), or NULL. */
+/* KV_FAIL_RUN naming the first of x[i*stride], i < n, that binary16 cannot
+ * hold: NaN, infinity, |x| >= 65520. */
+int kv_check_half(const float *x, int n, int stride, kv_error *err);
+
+/* The same as kv_quantize_group, with marks instead of kept flags, for numbers
+ * that kv_check_half lets pass. range {lo, hi} replaces the extremes (static
+ * formats), or NULL. */
 int kv_quantize_marked(uint8_t *codes, uint16_t *scale, uint16_t *min,
                        const float *x, int n, int stride, const kv_format *f,
                        const float *range, kv_error *err);

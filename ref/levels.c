@@ -33,11 +33,31 @@ float kv_nf_level(int code, int bits)
 }
 
 //@ nf-code: Take the nearest level, the lower of two equally near
+/* Levels at which to look: those on both sides of x. Far outside, where
+ * float32 cannot tell the distances apart, all of them. */
+static void nf_neighbours(int *low, int *high, float x, const float *level,
+                          int bits)
+{
+    *low = 0;
+    *high = (1 << bits) - 1;
+    if (!(fabsf(x) < 2))
+        return;
+    while (*high - *low > 1) {
+        int middle = (*low + *high) / 2;
+        if (x < level[middle])
+            *high = middle;
+        else
+            *low = middle;
+    }
+}
+
 int kv_nf_code(float x, int bits)
 {
     const float *level = levels_of(bits);
-    int best = 0;
-    for (int code = 1; code < 1 << bits; code++)
+    int low, high;
+    nf_neighbours(&low, &high, x, level, bits);
+    int best = low;
+    for (int code = low + 1; code <= high; code++)
         if (fabsf(x - level[code]) < fabsf(x - level[best]))
             best = code;
     return best;

@@ -19,20 +19,29 @@
 
 #include "kv.h"
 
-//@ range: Find what the group must span, and check that half can hold it
-/* Elements marked KV_UNCOUNTED stay out of lo and hi; without any other both
- * are 0. Returns a code. */
-static int group_range(float *lo, float *hi, const float *x,
-                       const uint8_t *marks, int n, int stride, kv_error *err)
+//@ check-half: See whether binary16 can hold the numbers
+int kv_check_half(const float *x, int n, int stride, kv_error *err)
 {
-    int used = 0;
-    *lo = *hi = 0;
     for (int i = 0; i < n; i++) {
         float v = x[(size_t)i * stride];
         if (!(fabsf(v) < 65520)) /* also NaN */
             return kv_fail(err, KV_FAIL_RUN, "cannot quantize %g: %s", v,
                            isfinite(v) ? "binary16 holds at most 65504"
                                        : "it is not finite");
+    }
+    return KV_OK;
+}
+
+//@ range: Find what the group must span
+/* Elements marked KV_UNCOUNTED stay out of lo and hi; without any other both
+ * are 0. */
+static void group_range(float *lo, float *hi, const float *x,
+                        const uint8_t *marks, int n, int stride)
+{
+    int used = 0;
+    *lo = *hi = 0;
+    for (int i = 0; i < n; i++) {
+        float v = x[(size_t)i * stride];
         if (marks[(size_t)i * stride] & KV_UNCOUNTED)
             continue;
         if (!used || v < *lo)
@@ -41,7 +50,6 @@ static int group_range(float *lo, float *hi, const float *x,
             *hi = v;
         used = 1;
     }
-    return KV_OK;
 }
 
 //@ scale: Choose scale and minimum and round both to binary16
@@ -110,8 +118,7 @@ int kv_quantize_marked(uint8_t *codes, uint16_t *scale, uint16_t *min,
                        const float *range, kv_error *err)
 {
     float lo, hi;
-    if (group_range(&lo, &hi, x, codes, n, stride, err))
-        return KV_FAIL_RUN;
+    group_range(&lo, &hi, x, codes, n, stride);
     if (range) {
         lo = range[0];
         hi = range[1];
@@ -141,6 +148,8 @@ int kv_quantize_group(uint8_t *codes, uint16_t *scale, uint16_t *min,
                       const float *x, const uint8_t *kept, int n, int stride,
                       const kv_format *f, kv_error *err)
 {
+    if (kv_check_half(x, n, stride, err))
+        return KV_FAIL_RUN;
     for (int i = 0; i < n; i++)
         codes[(size_t)i * stride] = kept && kept[i] ? KV_LEFT_OUT : 0;
     return kv_quantize_marked(codes, scale, min, x, n, stride, f, NULL, err);

@@ -324,6 +324,15 @@ Test(test_cli, usage_errors)
         {"$K generate m.gguf", 2, {"--prompt"}},
         {"$K generate m.gguf --prompt a --cache nothing", 2, {"--cache", "nothing", "kivi-2-like"}},
         {"$K generate m.gguf --prompt a --cache f16 --keys f16", 2, {"--cache", "--keys"}},
+        {"$K generate m.gguf --prompt a --cache kcvt", 2, {"kcvt", "whole windows"}},
+        {"$K generate m.gguf --prompt a --overwrite --exclude-only", 2, {"--overwrite", "--exclude-only"}},
+        {"$K generate m.gguf --prompt a --keys 2:channel:8:kivi --recent 12", 2, {"multiple", "8"}},
+        {"$K generate m.gguf --prompt a --keys 2:channel:8:out1", 2, {"outP", "whole windows"}},
+        {"$K generate m.gguf --prompt a --values 4:token:8:static", 2, {"no profile", "calibrate --static"}},
+        {"$K eval m.gguf --file long.txt --ctx 32 --cache kivi-2", 2, {"--stream P", "kivi-2-like"}},
+        {"$K eval m.gguf --file long.txt --ctx 32 --keys 4:channel:8:static", 2, {"calibrate --static"}},
+        {"$K calibrate m.gguf --file long.txt --keep first:1 -o q", 2, {"--keep", "--static"}},
+        {"$K calibrate m.gguf --file long.txt --static --keep last:1 -o q", 2, {"last:1"}},
         {"$K generate m.gguf --prompt a --keys 5:channel:32", 2, {"--keys", "5:channel:32"}},
         {"$K generate m.gguf --prompt a --keys 2:channel:", 2, {"--keys", "2:channel:"}},
         {"$K generate m.gguf --prompt a --values 2:token:3", 2, {"2:token:3", "divide"}},
@@ -354,6 +363,10 @@ Test(test_cli, usage_errors)
         {"$K quantize x.npy --format 2:row:8 -o q", 2, {"2:row:8"}},
         {"$K quantize x.npy --format 2:token:3 -o q", 2, {"2:token:3", "divide"}},
         {"$K quantize x.npy --format 2:channel:0 -o q", 2, {"2:channel:0"}},
+        {"$K quantize x.npy --format q4_0 -o q", 2, {"q4_0", "blocks of 32", "16"}},
+        {"$K quantize x.npy --format 2:channel:8:pre --side values -o q", 2, {"pre", "values"}},
+        {"$K quantize x.npy --format 2:token:8:static -o q", 2, {"--profile", "--layer", "--static"}},
+        {"$K quantize x.npy --format 2:token:8 --overwrite --exclude-only -o q", 2, {"opposites"}},
         {"$K quantize x.npy --format 2:channel:8 --keep positions:40 -o q", 2, {"position 40", "40"}},
         {"$K quantize x.npy --format 2:channel:8 --keep kvsink:5 -o q", 2, {"--keep", "needs a model"}},
         {"$K quantize x.npy --format 2:channel:8 --keep first:5/2-3 -o q", 2, {"no layers"}},
@@ -588,6 +601,99 @@ Test(test_cli, quantize)
     cr_expect(strstr(errors, "its dequant.npy is the input") != NULL, "%s", errors);
     run("$K quantize x.npy --format 2:channel:16 --keep first:100 -o all");
     cr_expect(eq(int, status, 0), "N larger than the array is legal: %s", errors);
+}
+
+static void check_shape(const char *path, const char *type, int n, size_t a, size_t b, size_t c)
+{
+    npy_array x;
+    kv_error err;
+    size_t want[3] = {a, b, c};
+    char line[200];
+    snprintf(line, sizeof line, "head -c 128 %s | grep -a -q \"'descr': '%s'\"", path, type);
+    run(line);
+    cr_expect(eq(int, status, 0), "%s is not %s", path, type);
+    if (strcmp(type, "<f2") != 0 && strcmp(type, "<f4") != 0) return;
+    cr_assert(eq(int, npy_read(&x, path, &err), 0), "%s", err.text);
+    cr_expect(eq(int, x.n_dims, n), "%s", path);
+    for (int i = 0; i < n; i++) cr_expect(eq(sz, x.dims[i], want[i]), "%s, dimension %d", path, i);
+    npy_free(&x);
+}
+
+Test(test_cli, quantize_writes_what_a_format_stores)
+{
+    run("$K quantize x.npy --format 2:channel:16:had:norm:out10 --keep positions:3,17 -o keys");
+    cr_assert(eq(int, status, 0), "%s", errors);
+    check_shape("keys/norm.npy", "<f4", 1, 40, 0, 0);
+    check_shape("keys/sparse_value.npy", "<f2", 3, 2, 8, 2); /* floor(38 * 10 / 200) at each end */
+    check_shape("keys/sparse_index.npy", "<u2", 3, 2, 8, 2);
+    run("$K quantize x.npy --format 2:token:8:out20 --side values --keep positions:3,17 -o values --json");
+    cr_assert(eq(int, status, 0), "%s", errors);
+    cJSON *root = json();
+    cr_expect(eq(int, number(root, "outliers"), 38 * 2)); /* floor(16 * 20 / 200) at each end */
+    cJSON_Delete(root);
+    check_shape("values/sparse_value.npy", "<f2", 2, 38, 2, 0);
+    run("$K quantize x.npy --format 2:token:8 -o values");
+    cr_expect(eq(int, status, 1));
+    cr_expect(strstr(errors, "sparse_value.npy of an earlier run") != NULL, "%s", errors);
+    run("$K quantize x.npy --format nf4:token:8 --overwrite -o nf && $K quantize x.npy --format e4m3:token:8"
+        " --exclude-only -o e && test ! -e nf/norm.npy && test -s e/codes.npy");
+    cr_expect(eq(int, status, 0), "%s", errors);
+}
+
+/* Static ranges are learned, read, and needed. */
+Test(test_cli, static_formats)
+{
+    run("$K calibrate m.gguf --file long.txt --static --keep first:1 -o p.txt --json");
+    cr_assert(eq(int, status, 0), "%s", errors);
+    cJSON *root = json();
+    cr_expect(strcmp(get(root, "static")->valuestring, "first:1") == 0);
+    cJSON_Delete(root);
+    run("grep -c '^static [0-9]* \\(keys\\|keys-pre\\|values\\) ' p.txt; grep -q '^static keep first:1$' p.txt");
+    cr_expect(eq(int, status, 0), "%s", out);
+    run("$K eval m.gguf --file long.txt --ctx 32 --windows 2 --keys 8:channel:8:static:pre"
+        " --values 8:token:8:static --profile p.txt --keep first:1 --json");
+    cr_assert(eq(int, status, 0), "%s", errors);
+    root = json();
+    cr_expect(number(root, "kl") < 0.1, "8 bits are close: %s", out);
+    cr_expect(strcmp(get(root, "kept_means")->valuestring, "both") == 0);
+    double bytes = number(root, "bytes");
+    cJSON_Delete(root);
+    run("$K eval m.gguf --file long.txt --ctx 32 --windows 2 --keys 8:channel:8:pre --values 8:token:8"
+        " --profile p.txt --keep first:1 --exclude-only --json");
+    cr_assert(eq(int, status, 0), "%s", errors);
+    root = json();
+    cr_expect(number(root, "bytes") > bytes, "scales are paid for");
+    cr_expect(strcmp(get(root, "kept_means")->valuestring, "exclude") == 0);
+    cJSON_Delete(root);
+    run("$K calibrate m.gguf --file long.txt -o p.txt && $K generate m.gguf --prompt a --keys 8:token:8:static"
+        " --profile p.txt");
+    cr_expect(eq(int, status, 2));
+    cr_expect(strstr(errors, "the profile has none") != NULL, "%s", errors);
+    run("$K calibrate m.gguf --file long.txt --static --keep first:9999 -o none.txt");
+    cr_expect(eq(int, status, 1));
+    cr_expect(strstr(errors, "every token of layer 0") != NULL, "%s", errors);
+}
+
+Test(test_cli, presets_say_what_they_mean)
+{
+    run("$K generate m.gguf --prompt 'the cat' -n 4 --cache quarot-like");
+    cr_expect(eq(int, status, 0), "%s", errors);
+    cr_expect(strstr(errors, "--keys 4:token:8:had --values 4:token:8:had --recent 0") != NULL, "%s", errors);
+    run("$K eval m.gguf --file long.txt --ctx 32 --windows 1 --cache kcvt");
+    cr_expect(eq(int, status, 0), "%s", errors);
+    cr_expect(strstr(errors, "--keys 4:channel:all --values 4:token:all --recent 0") != NULL, "%s", errors);
+    run("$K eval m.gguf --file long.txt --ctx 32 --cache kivi-2-like");
+    cr_expect(strstr(errors, "--recent 0") != NULL, "%s", errors);
+    run("$K eval m.gguf --file long.txt --ctx 32 --stream 8 --cache kivi-4");
+    cr_expect(strstr(errors, "--keys 4:channel:32:kivi --values 4:token:32:kivi --recent 128") != NULL, "%s",
+              errors);
+    run("$K eval m.gguf --file long.txt --ctx 32 --stream 8 --cache oscar-like --recent 32");
+    cr_expect(strstr(errors, "--keys 2:channel:32:had:norm --values 2:token:32:had --recent 32") != NULL, "%s",
+              errors);
+    run("$K eval m.gguf --file long.txt --ctx 32 --cache rotatekv-like");
+    cr_expect(strstr(errors, "--recent 0 --keep rotatekv") != NULL, "%s", errors);
+    run("$K generate m.gguf --prompt 'the cat' -n 30 --keys 2:channel:8:kivi --values 4:token:8:kivi --recent 8");
+    cr_expect(eq(int, status, 0), "%s", errors);
 }
 
 Test(test_cli, generate)

@@ -17,6 +17,25 @@ Test(levels, every_nf_level_is_its_own_nearest)
     cr_expect_eq(kv_nf_code(-0.5f, 2), 0, "-1 and 0 are equally near: the lower code");
 }
 
+/* By looking at all levels, as the definition says: also where float32 cannot tell distances apart. */
+Test(levels, the_nearest_of_all_levels)
+{
+    uint64_t seed = 71;
+    for (int round = 0; round < 20000; round++) {
+        int bits = 2 + round % 3, best = 0;
+        float x = (float)check_uniform(&seed) * (round % 5 ? 1.2f : 1e9f);
+        if (round % 7 == 0) { /* halfway, as near as float32 can have it */
+            int i = check_below(&seed, (1 << bits) - 1);
+            x = (kv_nf_level(i, bits) + kv_nf_level(i + 1, bits)) / 2;
+            x = round % 2 ? x : nextafterf(x, round % 4 ? 2 : -2);
+        }
+        for (int code = 1; code < 1 << bits; code++)
+            if (fabsf(x - kv_nf_level(code, bits)) < fabsf(x - kv_nf_level(best, bits)))
+                best = code;
+        cr_assert_eq(kv_nf_code(x, bits), best, "%d bits, %.9g", bits, x);
+    }
+}
+
 Test(levels, every_8_bit_float_reads_back_as_itself)
 {
     for (int code = 0; code < 256; code++) {
