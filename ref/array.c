@@ -144,6 +144,16 @@ void kv_static_range(float range[2], const float *lo, const float *hi,
     }
 }
 
+int kv_static_check(const float *lo, const float *hi, int row, kv_error *err)
+{
+    for (int i = 0; i < row; i++)
+        if (!(lo[i] > -65520 && lo[i] <= hi[i] && hi[i] < 65520))
+            return kv_fail(err, KV_FAIL_RUN, "static range %g to %g of channel "
+                           "%d: expected low to high within binary16", lo[i],
+                           hi[i], i);
+    return KV_OK;
+}
+
 //@ run: Quantize the groups of one token, or of one run of tokens
 /* n elements each; the run starts at token t. */
 static int quantize_run(const kv_quantized *out, const kv_rows *in,
@@ -196,17 +206,13 @@ static int check_input(const kv_rows *in, const kv_format *f, kv_error *err)
                        "of each channel; 'kvsink calibrate --static' writes "
                        "them into the profile");
     int row = in->shape.kv_heads * in->shape.head_size;
-    for (int i = 0; i < row && f->is_static; i++)
-        if (!(in->lo[i] > -65520 && in->lo[i] <= in->hi[i] &&
-              in->hi[i] < 65520))
-            return kv_fail(err, KV_FAIL_RUN, "static range %g to %g of channel "
-                           "%d: expected low to high within binary16",
-                           in->lo[i], in->hi[i], i);
-    if (f->outliers && !in->is_values && in->T > 65536)
-        return kv_fail(err, KV_FAIL_RUN, "outliers of keys have a 16-bit "
-                       "index, and a window of %d tokens is longer than "
-                       "65536", in->T);
-    return KV_OK;
+    int among = in->is_values ? row : in->T;
+    if (f->outliers && among > 65536)
+        return kv_fail(err, KV_FAIL_RUN, "outliers have a 16-bit index, and "
+                       "there are %d %s, more than 65536", among,
+                       in->is_values ? "channels of values"
+                                     : "tokens in the window of keys");
+    return f->is_static ? kv_static_check(in->lo, in->hi, row, err) : KV_OK;
 }
 
 //@ quantize: Quantize a whole array

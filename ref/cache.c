@@ -212,6 +212,18 @@ static size_t carve_cache(kv_cache *c, const kv_cache_spec *spec, char *base)
     return m.used;
 }
 
+//@ check-limits: Refuse constants that cannot be, layer by layer
+static int check_limits(const kv_cache_spec *spec, int values, kv_error *err)
+{
+    int bad = KV_OK;
+    for (int l = 0; l < spec->layers && !bad; l++) {
+        const kv_store st = plain_store(spec, l, values);
+        if (st.format.is_static)
+            bad = kv_static_check(st.lo, st.hi, row_size(&st), err);
+    }
+    return bad;
+}
+
 //@ check-side: Refuse a format that this cache cannot hold
 static int check_side(const kv_cache_spec *spec, int values, kv_error *err)
 {
@@ -241,7 +253,7 @@ static int check_side(const kv_cache_spec *spec, int values, kv_error *err)
         return kv_fail(err, KV_FAIL_USAGE, "outliers of keys have a 16-bit "
                        "index, and a window of %d tokens is longer than "
                        "65536", spec->capacity);
-    return KV_OK;
+    return check_limits(spec, values, err);
 }
 
 //@ check-spec: Refuse a cache that makes no sense

@@ -13,9 +13,9 @@
  * layers alike); without it the stage with the largest ratio. LAYERS is after
  * (those behind the stage, for union the first one; the default of kvsink;
  * with other rules those behind the stage with the largest ratio), all (the
- * default of the others), or a range such as 12-29. M is a decimal number from 0 to 100, 1 if
- * it is left out. +decode applies the rule to tokens that are generated, too;
- * without it only tokens of the prompt are kept. Rules that compare the tokens
+ * default of the others), or a range such as 12-29. M is a decimal number from
+ * 0 to 100, 1 if it is left out. +decode applies the rule to tokens that are
+ * generated, too; without it only tokens of the prompt are kept. Rules that compare the tokens
  * of a text with each other cannot judge one that comes alone, and refuse it;
  * criterion, which goes on counting, always looks at them. */
 #include <stdlib.h>
@@ -68,11 +68,12 @@ static int seed_number(uint64_t *value, const char **text)
     int n = digits(*text);
     *value = 0;
     for (int i = 0; i < n; i++) {
-        uint64_t digit = (uint64_t)(*(*text)++ - '0');
+        uint64_t digit = (uint64_t)((*text)[i] - '0');
         if (*value > (UINT64_MAX - digit) / 10)
             return 0;
         *value = 10 * *value + digit;
     }
+    *text += n;
     return n > 0;
 }
 
@@ -225,9 +226,10 @@ int kv_keep_parse(kv_keep_rule *r, const char *text, kv_error *err)
     return kv_fail(err, KV_FAIL_USAGE, "keep rule '%s': cannot read '%s'; "
                    "expected none, first:N, positions:3,17, ids:1,2, "
                    "ids:learned, kvsink:K[@S], kvsink:auto[@S] (S a stage's "
-                   "layer, each, join or union), kvsink:best, rotatekv, toph:K, "
-                   "attention:K[-sinks], criterion[:M], random:K:SEED, "
-                   "bigkeys:K, smallkeys:K or greedy:K, then optionally "
+                   "layer, each, join or union), kvsink:best, rotatekv, "
+                   "toph:K, attention:K[-sinks], criterion[:M], "
+                   "random:K:SEED, bigkeys:K, smallkeys:K or greedy:K, then "
+                   "optionally "
                    "/after, /all or a range /12-29, then +decode; lists have "
                    "at most %d numbers", text, at, KV_LIST_MAX);
 }

@@ -544,6 +544,9 @@ size_t kv_sparse_count(const kv_format *f, kv_shape s, int T, int kept,
 void kv_static_range(float range[2], const float *lo, const float *hi,
                      const kv_format *f, kv_grouping g, int across);
 
+/* KV_FAIL_RUN unless all of lo, hi [row] are low to high within binary16. */
+int kv_static_check(const float *lo, const float *hi, int row, kv_error *err);
+
 //@ quantize: Chapter 3: and what comes of it
 typedef struct {
     const float *x;      /* [T][Hk][D] */
@@ -567,9 +570,9 @@ typedef struct {
  * with code 0. A static format's scale and min are those of its constants,
  * kept or not. For f16, bf16, f32 only x_hat is written. x is taken as it is
  * (a cache rounds it first). Errors as kv_quantize_group, also for what had
- * makes of a row; outP on keys of more than 65536 tokens; KV_FAIL_USAGE for a
- * static format without lo and hi. What has been written by then is of no
- * use. */
+ * makes of a row; outP on more than 65536 tokens (keys) or channels (values);
+ * KV_FAIL_USAGE for a static format without lo and hi. What has been written by
+ * then is of no use. */
 int kv_quantize(const kv_quantized *out, const kv_rows *in, const kv_format *f,
                 kv_error *err);
 
@@ -656,7 +659,7 @@ typedef struct {
  * KV_FAIL_USAGE: a format that does not fit the shape, channel:all or outP
  * (P > 0) on keys without window, kivi on a channel axis with a recent window
  * that is not a multiple of G, a static format without limits, no layer or no
- * token; KV_FAIL_RUN: memory is NULL. */
+ * token; KV_FAIL_RUN: limits that binary16 cannot hold, memory is NULL. */
 size_t kv_cache_size(const kv_cache_spec *spec);
 int kv_cache_init(kv_cache *c, const kv_cache_spec *spec, void *memory,
                   kv_error *err);

@@ -244,6 +244,26 @@ Test(array, static_ranges_replace_those_of_the_data)
     cr_expect(strstr(e.text, "kvsink calibrate --static"), "%s", e.text);
 }
 
+Test(array, an_outliers_index_has_sixteen_bits)
+{
+    enum { WIDE = 65538 };
+    float *x = check_floats(2 * WIDE);
+    uint8_t *codes = malloc(WIDE);
+    uint16_t scale[1], min[1];
+    kv_entry entry[64];
+    kv_format f;
+    kv_error e;
+    memset(x, 0, 2 * WIDE * sizeof *x);
+    kv_format_parse(&f, "8:token:all:out0.01", NULL); /* 3 at each end */
+    kv_quantized out = {codes, scale, min, x + WIDE, NULL, entry};
+    kv_rows in = {.x = x, .shape = {1, 1, WIDE}, .T = 1, .is_values = 1};
+    cr_expect_eq(kv_quantize(&out, &in, &f, &e), KV_FAIL_RUN);
+    cr_expect(strstr(e.text, "65538 channels"), "%s", e.text);
+    in.shape.head_size = 65536;
+    cr_expect_eq(kv_quantize(&out, &in, &f, &e), KV_OK);
+    free(x), free(codes);
+}
+
 /* What the group cannot hold after the rotation is found, too. */
 Test(array, a_rotation_may_not_leave_binary16)
 {

@@ -539,6 +539,18 @@ Test(cache, refuses_formats_that_a_stream_cannot_hold)
         cr_expect_eq(kv_cache_init(&cache, &spec, NULL, &e), KV_FAIL_USAGE, "%s", c[i].keys);
         cr_expect(strstr(e.text, c[i].says), "%s", e.text);
     }
+    float huge[2 * WIDE];
+    for (int i = 0; i < 2 * WIDE; i++)
+        huge[i] = i == WIDE + 3 ? 65520 : 1; /* in the second layer */
+    kv_cache cache;
+    kv_error refused = {0};
+    kv_cache_spec two = {.layers = 2, .shape = {4, 2, 16}, .capacity = 64,
+                         .values = {.kind = KV_F16}};
+    cr_assert_eq(kv_format_parse(&two.keys, "2:channel:8:static", NULL), KV_OK);
+    two.key_limits = (kv_limits){huge, huge};
+    cr_expect_eq(kv_cache_size(&two), 0);
+    cr_expect_eq(kv_cache_init(&cache, &two, huge, &refused), KV_FAIL_RUN);
+    cr_expect(strstr(refused.text, "channel 3"), "%s", refused.text);
     static const char *const had[2] = {"4:token:16:had", "2:token:8:kivi"};
     float x[WIDE];
     held h = make_any(had, 0, 8, 0, KV_KEPT_BOTH);

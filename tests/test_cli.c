@@ -724,6 +724,19 @@ Test(test_cli, generate)
     root = json();
     cr_expect(number(root, "bytes") < number(root, "bytes16"), "%s", out);
     cJSON_Delete(root);
+    static const char *const part[] = {"bytes_codes", "bytes_scales", "bytes_norms", "bytes_outliers",
+                                       "bytes_kept", "bytes_recent"};
+    double sum = 0;
+    run("$K generate m.gguf --prompt \"$(head -c 200 long.txt)\" -n 9 --keys 2:channel:4:norm --recent 3 "
+        "--values 4:token:8:out12.5 --keep positions:0,2 --json");
+    cr_assert(eq(int, status, 0), "%s", errors);
+    root = json();
+    for (int i = 0; i < 6; i++) {
+        cr_expect(number(root, part[i]) > 0, "%s: %s", part[i], out);
+        sum += number(root, part[i]);
+    }
+    cr_expect(sum == number(root, "bytes"), "%s", out);
+    cJSON_Delete(root);
 }
 
 /* The kept positions of a layer are those listed. */

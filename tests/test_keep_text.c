@@ -59,6 +59,10 @@ Test(keep_text, what_is_written_is_understood)
 
 Test(keep_text, decode_needs_a_rule_that_judges_a_token_alone)
 {
+    kv_error long_seed;
+    kv_keep_rule seeded;
+    cr_expect_eq(kv_keep_parse(&seeded, "random:5:18446744073709551616", &long_seed), KV_FAIL_USAGE);
+    cr_expect(strstr(long_seed.text, "cannot read '18446744073709551616'"), "%s", long_seed.text);
     static const char *bad[] = {"random:5:1+decode", "bigkeys:5+decode", "smallkeys:5+decode",
                                 "attention:5+decode", "attention:5-sinks/all+decode",
                                 "greedy:5+decode", "rotatekv+decode", "toph:5/after+decode"};

@@ -151,7 +151,8 @@ static void add_groups(cli_common *c, unsigned groups)
 {
     if (groups & CLI_TEXT) {
         add("--text", CLI_STRING, &c->text, "S", NULL, 0, 0, "the text itself (UTF-8)");
-        add("--file", CLI_STRING, &c->file, "F", NULL, 0, 0, "or a file that holds it; - is standard input");
+        add("--file", CLI_STRING, &c->file, "F", NULL, 0, 0,
+            "or a file that holds it; - is standard input");
     }
     if (groups & (CLI_TEXT | CLI_SPECIAL))
         add("--special", CLI_FLAG, &c->special, NULL, NULL, 0, 0,
@@ -167,7 +168,8 @@ static void add_groups(cli_common *c, unsigned groups)
         add("--recent", CLI_INT, &c->recent, "R", "0", 0, 1 << 28,
             "the newest R tokens stay in 16 bits");
         add("--profile", CLI_STRING, &c->profile, "F", NULL, 0, 0,
-            "what kvsink calibrate wrote (kvsink: and ids:learned need it)");
+            "what kvsink calibrate wrote; kvsink:, ids:learned, attention:K-sinks, /after and static"
+            " formats need it");
         add("--cache", CLI_STRING, &c->cache, "PRESET", NULL, 0, 0,
             "keys, values and recent in one word, see below");
         add("--overwrite", CLI_FLAG, &c->overwrite, NULL, NULL, 0, 0,

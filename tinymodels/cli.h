@@ -162,7 +162,9 @@ int cli_check_text(const char *text, size_t n, const char *what, kv_error *err);
     "  none, first:N, positions:3,17\n" \
     "  ids:1,2 | ids:learned     position 0 and every occurrence of these token ids\n" \
     "  kvsink:K[@S]              the K largest |h| of a stage of the profile; S: its\n" \
-    "                            layer, each, join (default: the largest ratio)\n" \
+    "                            layer, each (a later stage replaces the earlier),\n" \
+    "                            join (is added to it) or union (all stages in all\n" \
+    "                            layers); default: the largest ratio\n" \
     "  kvsink:auto[@S]           what passes the stage's threshold\n" \
     "  kvsink:best               what we recommend: " KV_KEEP_BEST "\n" \
     "  rotatekv, toph:K          the largest |h| of any channel, layer by layer\n" \

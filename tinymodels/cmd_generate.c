@@ -195,6 +195,8 @@ static usage measure(const job *j)
         kv_bytes b = tm_stream_bytes(tm_sequence_stream(j->sequence), l);
         u.bytes.codes += b.codes;
         u.bytes.scales += b.scales;
+        u.bytes.norms += b.norms;
+        u.bytes.outliers += b.outliers;
         u.bytes.kept += b.kept;
         u.bytes.recent += b.recent;
         u.bytes.total += b.total;
@@ -237,6 +239,8 @@ static void print_json(const job *j, const usage *u)
     cli_json_add_int(root, "bytes16", (long long)u->bytes16);
     cli_json_add_int(root, "bytes_codes", (long long)u->bytes.codes);
     cli_json_add_int(root, "bytes_scales", (long long)u->bytes.scales);
+    cli_json_add_int(root, "bytes_norms", (long long)u->bytes.norms);
+    cli_json_add_int(root, "bytes_outliers", (long long)u->bytes.outliers);
     cli_json_add_int(root, "bytes_kept", (long long)u->bytes.kept);
     cli_json_add_int(root, "bytes_recent", (long long)u->bytes.recent);
     cli_json_add_number(root, "kept", u->kept);

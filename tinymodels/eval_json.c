@@ -10,7 +10,8 @@ static const struct {
     const char *name;
     size_t offset;
 } column[] = {{"loss16", offsetof(tm_eval_window, loss16)},
-              {"loss", offsetof(tm_eval_window, loss)}, {"kl", offsetof(tm_eval_window, kl)}, {"top1", offsetof(tm_eval_window, top1)},
+              {"loss", offsetof(tm_eval_window, loss)}, {"kl", offsetof(tm_eval_window, kl)},
+              {"top1", offsetof(tm_eval_window, top1)},
               {"bytes", offsetof(tm_eval_window, bytes)}, {"kept", offsetof(tm_eval_window, kept)}},
   number[] = {{"ppl16", offsetof(tm_eval_result, ppl16)}, {"ppl", offsetof(tm_eval_result, ppl)},
               {"kl", offsetof(tm_eval_result, kl)},

@@ -290,9 +290,10 @@ static int describe(sweep_result *r, const sweep *w, const sweep_cell *c, kv_err
 static int evaluate(sweep_result *r, sweep *w, const sweep_cell *c, tm_base *base, kv_error *err)
 {
     const sweep_format *f = &w->job->spec->format[c->format];
-    tm_eval_cell cell = {.keys = f->keys, .values = f->values, .choice = w->choice[c->keep], .windows = windows_of(w, c)};
+    tm_eval_cell cell = {.keys = f->keys, .values = f->values,
+                         .recent = sweep_recent(f, &w->job->spec->text[c->text]),
+                         .choice = w->choice[c->keep], .windows = windows_of(w, c)};
     double start = seconds();
-    cell.recent = sweep_recent(f, &w->job->spec->text[c->text]);
     memset(r, 0, sizeof *r);
     int ctx = w->job->spec->text[c->text].ctx;
     if (eval_record_init(&r->e, cell.windows, c->layers ? w->s.model->layers : 0, ctx, err) ||

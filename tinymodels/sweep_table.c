@@ -273,7 +273,8 @@ static int write_csv(const sweep_spec *s, const sweep_row *row, int n, const cha
     tm_out o;
     if (tm_out_open(&o, sweep_path(path, sizeof path, out, "table.csv"), err)) return err->code;
     fprintf(o.f, "group,text,format,keys,values,recent,kept_means,keep,baseline,"
-                 "baseline_format,windows,tokens,ppl16,ppl,loss,loss_error,kl,kl_error,top1,top1_error,bits,bytes,kept,capped,kl_less_baseline,"
+                 "baseline_format,windows,tokens,ppl16,ppl,loss,loss_error,kl,kl_error,"
+                 "top1,top1_error,bits,bytes,kept,capped,kl_less_baseline,"
                  "kl_low,kl_high,loss_less_baseline,loss_low,loss_high,id,commit\n");
     for (int i = 0; i < n; i++) {
         const sweep_group *g = &s->group[row[i].cell.group];
