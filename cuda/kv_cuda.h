@@ -163,6 +163,7 @@ typedef struct {
 
 size_t kv_cuda_plan_bytes(const kv_pool *pool);
 
+//@ append-rows: Chapter 4: append rows
 /* Append n[s] tokens (host [S]) to each sequence, as kv_cache_append does: the
  * same codes, scales, minima, kept and waiting rows, bit for bit.
  *   k, v    rows [Hk][D] of the first sequence, then of the next, ...; float,

@@ -282,13 +282,10 @@ extern "C" int kv_cuda_topk_start(kv_cuda_topk *top, void *memory, int K,
 }
 
 //@ check: Refuse an update of what cannot be
-static int check(const float *h, const float *add, int n, int C, int channel,
-                 const kv_cuda_topk *top, const kv_fault *fault, int version,
-                 kv_error *err) {
+static int check(int n, int C, int version, kv_error *err) {
     const char *what = "residual";
     const kv_size size[] = {{"the number of tokens", n, 0},
                             {"the width", C, 1}};
-    size_t align = version == 3 ? 16 : 4;
     if (kv_check_sizes(what, size, 2, err) ||
         kv_check_version(what, version, KV_CUDA_RESIDUAL_VERSIONS, err))
         return KV_FAIL_USAGE;
@@ -299,6 +296,15 @@ static int check(const float *h, const float *add, int n, int C, int channel,
     if (version == 3 && C % 4)
         return kv_refuse(err, KV_FAIL_USAGE, "%s: version 3 needs a width of a "
                          "multiple of 4, not %d", what, C);
+    return KV_OK;
+}
+
+//@ check-top: Refuse a channel or a top-k that does not fit
+static int check_top(const float *h, const float *add, int n, int C,
+                     int channel, const kv_cuda_topk *top,
+                     const kv_fault *fault, int version, kv_error *err) {
+    const char *what = "residual";
+    size_t align = version == 3 ? 16 : 4;
     if (top && (channel < 0 || channel >= C))
         return kv_refuse(err, KV_FAIL_USAGE, "%s: channel %d; there are %d",
                          what, channel, C);
@@ -313,11 +319,29 @@ static int check(const float *h, const float *add, int n, int C, int channel,
                : KV_OK;
 }
 
+//@ start: Start a version, and what it leaves to others
+static void start(int version, float *h, const float *add, int n, int C,
+                  int channel, State s, kv_fault *fault) {
+    unsigned blocks = kv_blocks(n, WARPS);
+    if (version == 1)
+        k01<<<kv_blocks(size_t(n) * C, BLOCK), BLOCK>>>(h, add, n, C, channel,
+                                                        s, fault);
+    else if (version == 2)
+        k02<<<blocks, BLOCK>>>(h, add, n, C, channel, s, fault);
+    else
+        k03<<<blocks, BLOCK>>>(h, add, n, C, channel, s, fault);
+    if (s.header && version == 1)
+        gather<<<kv_blocks(n, BLOCK), BLOCK>>>(h, n, C, channel, s);
+    if (s.header && version < 3)
+        merge_alone<<<1, BLOCK>>>(s, n);
+}
+
 //@ launcher: Choose a version, start it, and count the tokens
 extern "C" int kv_cuda_residual(float *h, const float *add, int n, int C,
                                 int channel, kv_cuda_topk *top,
                                 kv_fault *fault, int version, kv_error *err) {
-    if (check(h, add, n, C, channel, top, fault, version, err))
+    if (check(n, C, version, err) ||
+        check_top(h, add, n, C, channel, top, fault, version, err))
         return KV_FAIL_USAGE;
     if (n == 0)
         return KV_OK;
@@ -326,14 +350,7 @@ extern "C" int kv_cuda_residual(float *h, const float *add, int n, int C,
     if (!version)
         version = C % 4 == 0 && both % 16 == 0 ? 3 : 2;
     State s = state_of(top);
-    auto *k = version == 1 ? k01 : version == 2 ? k02 : k03;
-    unsigned blocks = version == 1 ? kv_blocks(size_t(n) * C, BLOCK)
-                                   : kv_blocks(n, WARPS);
-    k<<<blocks, BLOCK>>>(h, add, n, C, channel, s, fault);
-    if (top && version == 1)
-        gather<<<kv_blocks(n, BLOCK), BLOCK>>>(h, n, C, channel, s);
-    if (top && version < 3)
-        merge_alone<<<1, BLOCK>>>(s, n);
+    start(version, h, add, n, C, channel, s, fault);
     if (top)
         top->seen += n;
     return kv_launched("residual", err);

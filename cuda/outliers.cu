@@ -96,10 +96,29 @@ KV_DEVICE kv_peak take_four(Four &best, float4 v, int t, int c, size_t index,
     return here;
 }
 
+//@ finish-tile: Join the maxima of a tile's channels
+typedef kv_peak Part[WARPS][4][36]; /* 36: four rows, four banks */
+
+KV_DEVICE void finish_tile(kv_peak *channel, const Four &best, Part part,
+                           int cols) {
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, i = threadIdx.x;
+    int c = blockIdx.x * TILE_CHANNELS + i;
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+        part[warp][j][lane] = best.key[j];
+    __syncthreads();
+    if (i >= TILE_CHANNELS || c >= cols)
+        return;
+    kv_peak most = part[0][i % 4][i / 4];
+    for (int w = 1; w < WARPS; w++)
+        most = max(most, part[w][i % 4][i / 4]);
+    atomicMax(&channel[c], most);
+}
+
 //@ k03: Let a block take a tile, and touch each maximum once
 __global__ void k03(kv_peak *token, kv_peak *channel, const float *x, int rows,
                     int cols, kv_fault *fault) {
-    __shared__ kv_peak part[WARPS][4][36]; /* 36: four rows, four banks */
+    __shared__ Part part;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int c = blockIdx.x * TILE_CHANNELS + 4 * lane;
     Four best = {};
@@ -116,18 +135,7 @@ __global__ void k03(kv_peak *token, kv_peak *channel, const float *x, int rows,
         if (lane == 0)
             atomicMax(&token[t], here);
     }
-#pragma unroll
-    for (int j = 0; j < 4; j++)
-        part[warp][j][lane] = best.key[j];
-    __syncthreads();
-    int i = threadIdx.x;
-    c = blockIdx.x * TILE_CHANNELS + i;
-    if (i >= TILE_CHANNELS || c >= cols)
-        return;
-    kv_peak most = part[0][i % 4][i / 4];
-    for (int w = 1; w < WARPS; w++)
-        most = max(most, part[w][i % 4][i / 4]);
-    atomicMax(&channel[c], most);
+    finish_tile(channel, best, part, cols);
 }
 
 //@ peaks-check: Refuse peaks of what cannot be
@@ -172,12 +180,15 @@ extern "C" int kv_cuda_peaks(kv_peak *token, kv_peak *channel, const float *x,
     bool wide = cols % 4 == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0;
     if (!version)
         version = wide ? 3 : 2;
-    auto *k = version == 1 ? k01 : version == 2 ? k02 : k03;
-    dim3 grid = version == 1   ? kv_blocks(size_t(rows) * cols, BLOCK)
-                : version == 2 ? kv_blocks(rows, WARPS)
-                               : dim3(kv_blocks(cols, TILE_CHANNELS),
-                                      kv_blocks(rows, TILE_TOKENS));
-    k<<<grid, BLOCK>>>(token, channel, x, rows, cols, fault);
+    dim3 tiles(kv_blocks(cols, TILE_CHANNELS), kv_blocks(rows, TILE_TOKENS));
+    if (version == 1)
+        k01<<<kv_blocks(size_t(rows) * cols, BLOCK), BLOCK>>>(
+            token, channel, x, rows, cols, fault);
+    else if (version == 2)
+        k02<<<kv_blocks(rows, WARPS), BLOCK>>>(token, channel, x, rows, cols,
+                                               fault);
+    else
+        k03<<<tiles, BLOCK>>>(token, channel, x, rows, cols, fault);
     return kv_launched("peaks", err);
 }
 
@@ -375,6 +386,20 @@ static int check_median(const float *median, const float *x, size_t n,
                : KV_OK;
 }
 
+//@ count: Start a version of counting
+/* At most 1024 blocks, so that few histograms are added up. */
+static void count(int version, Work *work, const float *x, size_t n, int shift,
+                  int width, kv_fault *fault) {
+    unsigned blocks = kv_blocks(n, version == 3 ? 4 * BLOCK : BLOCK);
+    unsigned few = blocks < 1024 ? blocks : 1024;
+    if (version == 1)
+        m01<<<blocks, BLOCK>>>(work, x, n, shift, width, fault);
+    else if (version == 2)
+        m02<<<few, BLOCK>>>(work, x, n, shift, width, fault);
+    else
+        m03<<<few, BLOCK>>>(work, x, n, shift, width, fault);
+}
+
 //@ median-launcher: Count and pick three times
 extern "C" int kv_cuda_median(float *median, const float *x, size_t n,
                               void *space, kv_fault *fault, int version,
@@ -388,15 +413,11 @@ extern "C" int kv_cuda_median(float *median, const float *x, size_t n,
     }
     if (!version)
         version = reinterpret_cast<uintptr_t>(x) % 16 ? 2 : 3;
-    auto *m = version == 1 ? m01 : version == 2 ? m02 : m03;
-    unsigned blocks = kv_blocks(n, version == 3 ? 4 * BLOCK : BLOCK);
-    if (version > 1 && blocks > 1024)
-        blocks = 1024;
     begin<<<1, BLOCK>>>(work, unsigned(n));
     const int widths[3] = {11, 10, 10};
     for (int digit = 0, shift = 31; digit < 3; digit++) {
         shift -= widths[digit];
-        m<<<blocks, BLOCK>>>(work, x, n, shift, widths[digit], fault);
+        count(version, work, x, n, shift, widths[digit], fault);
         pick<<<1, BLOCK>>>(work, median, widths[digit], digit == 2);
     }
     return kv_launched("median", err);

@@ -79,7 +79,7 @@ KV_DEVICE float checked(float x, kv_fault index, kv_fault *fault) {
     return x;
 }
 
-//@ array: Quantize the groups of an array, one thread each
+//@ array: Describe an array and its groups
 /* As kv_grouping: n elements, `stride` apart; per token a kept one leaves
  * nothing of its groups. */
 struct Array {
@@ -90,38 +90,49 @@ struct Array {
     int T, row, length, across, per_token, bits, symmetric;
 };
 
+struct Group {
+    int token, n, stride; /* of the first element; elements, their distance */
+    size_t at;            /* index of the first */
+};
+
+KV_DEVICE Group group_of(const Array &a, size_t g) {
+    int run = int(g / a.across), across = int(g % a.across);
+    if (a.per_token)
+        return {run, a.length, 1,
+                size_t(run) * a.row + size_t(across) * a.length};
+    int first = run * a.length;
+    return {first, min(a.length, a.T - first), a.row,
+            size_t(first) * a.row + across};
+}
+
+KV_DEVICE bool is_kept(const Array &a, const Group &g, int j) {
+    return a.kept && a.kept[a.per_token ? g.token : g.token + j];
+}
+
+//@ array-kernel: Quantize the groups of an array, one thread each
 __global__ void array(Array a, size_t groups, kv_fault *fault) {
-    size_t g = size_t(blockIdx.x) * BLOCK + threadIdx.x;
-    if (g >= groups)
+    size_t i = size_t(blockIdx.x) * BLOCK + threadIdx.x;
+    if (i >= groups)
         return;
-    int run = int(g / a.across), across = int(g % a.across), stride = 1;
-    int first = run, n = a.length; /* token, elements */
-    size_t at = size_t(run) * a.row + size_t(across) * a.length;
-    if (!a.per_token) {
-        first = run * a.length;
-        n = min(a.length, a.T - first);
-        stride = a.row;
-        at = size_t(first) * a.row + across;
-    }
+    Group g = group_of(a, i);
     Range r = no_range();
-    for (int j = 0; j < n; j++) {
-        size_t i = at + size_t(j) * stride;
-        float x = checked(a.x[i], i, fault);
-        if (!a.kept || !a.kept[a.per_token ? first : first + j])
+    for (int j = 0; j < g.n; j++) {
+        size_t at = g.at + size_t(j) * g.stride;
+        float x = checked(a.x[at], at, fault);
+        if (!is_kept(a, g, j))
             extend(r, x);
     }
     Scale s = scale_of(r, a.bits, a.symmetric);
-    a.scale[g] = s.scale;
-    a.min[g] = s.min;
-    for (int j = 0; j < n; j++) {
-        size_t i = at + size_t(j) * stride;
-        bool kept = a.kept && a.kept[a.per_token ? first : first + j];
-        a.codes[i] = uint8_t(
-            kept ? 0 : code_of(a.x[i], s.s, s.m, a.bits, a.symmetric));
+    a.scale[i] = s.scale;
+    a.min[i] = s.min;
+    for (int j = 0; j < g.n; j++) {
+        size_t at = g.at + size_t(j) * g.stride;
+        int code = code_of(a.x[at], s.s, s.m, a.bits, a.symmetric);
+        a.codes[at] = uint8_t(is_kept(a, g, j) ? 0 : code);
     }
 }
 
-//@ array-launcher: Check an array's format and start
+//@ array-check: Refuse an array's format
 static int check_array(const kv_format *f, kv_shape s, int T, kv_error *err) {
     const char *what = "quantize";
     const kv_size size[] = {{"the number of tokens", T, 0},
@@ -144,6 +155,7 @@ static int check_array(const kv_format *f, kv_shape s, int T, kv_error *err) {
     return KV_OK;
 }
 
+//@ array-launcher: Work out the groups and start
 extern "C" int kv_cuda_quantize(uint8_t *codes, uint16_t *scale, uint16_t *min,
                                 const float *x, const uint8_t *kept,
                                 const kv_format *f, kv_shape s, int T,
@@ -153,6 +165,12 @@ extern "C" int kv_cuda_quantize(uint8_t *codes, uint16_t *scale, uint16_t *min,
         return KV_FAIL_USAGE;
     if (T == 0)
         return KV_OK;
+    if (kv_check_pointer(what, "codes", codes, 1, err) ||
+        kv_check_pointer(what, "scale", scale, 2, err) ||
+        kv_check_pointer(what, "min", min, 2, err) ||
+        kv_check_pointer(what, "x", x, 4, err) ||
+        kv_check_pointer(what, "fault", fault, 8, err))
+        return KV_FAIL_USAGE;
     long long row = (long long)s.kv_heads * s.head_size;
     bool per_token = f->axis == KV_PER_TOKEN;
     long long length = f->group ? f->group : per_token ? row : T;
@@ -162,12 +180,6 @@ extern "C" int kv_cuda_quantize(uint8_t *codes, uint16_t *scale, uint16_t *min,
         return kv_refuse(err, KV_FAIL_USAGE, "%s: %lld groups in rows of %lld; "
                          "at most %d of each", what, runs * across, row,
                          KV_INDEX_MAX);
-    if (kv_check_pointer(what, "codes", codes, 1, err) ||
-        kv_check_pointer(what, "scale", scale, 2, err) ||
-        kv_check_pointer(what, "min", min, 2, err) ||
-        kv_check_pointer(what, "x", x, 4, err) ||
-        kv_check_pointer(what, "fault", fault, 8, err))
-        return KV_FAIL_USAGE;
     Array a = {codes, scale, min, x, kept, T, int(row), int(length),
                int(across), per_token, f->bits, f->symmetric};
     array<<<kv_blocks(runs * across, BLOCK), BLOCK>>>(a, runs * across, fault);
@@ -435,6 +447,7 @@ KV_DEVICE uint32_t check_two(uint32_t w, kv_fault at, kv_fault *fault) {
     return w;
 }
 
+//@ new-eight: Read those of a new row, and round them
 /* The eight numbers from i on of the caller's rows. */
 KV_DEVICE uint4 new_eight(const void *x, size_t i, int is_half, kv_fault at,
                           kv_fault *fault) {
@@ -456,6 +469,7 @@ KV_DEVICE uint4 new_eight(const void *x, size_t i, int is_half, kv_fault at,
                       two_halves(b.z, b.w, at + 6, fault));
 }
 
+//@ any-eight: Read those of any row that is to be coded
 KV_DEVICE uint4 eight(const Job &job, const Side &d, int s, int head, int t,
                       int c) {
     const kv_pool &p = job.pool;
@@ -486,6 +500,26 @@ KV_DEVICE void stage_wide(const Job &job, const Side &d, const Unit &u,
 }
 
 //@ key-scales: Choose the scales of keys, two channels a thread
+KV_DEVICE void put_pair(float *to, float a, float b) {
+    *reinterpret_cast<float2 *>(to) = make_float2(a, b);
+}
+
+/* Two numbers of binary16 side by side. */
+KV_DEVICE unsigned side_by_side(unsigned short a, unsigned short b) {
+    return unsigned(b) << 16 | a;
+}
+
+KV_DEVICE void two_ranges(Range &a, Range &b, const uint32_t *rows, int step,
+                          int first, int n, const Shared &sh) {
+    for (int t = first; t < first + n; t++)
+        if (is_live(sh, t)) {
+            float2 v = __half22float2(kv_half2(rows[t * step]));
+            extend(a, v.x);
+            extend(b, v.y);
+        }
+}
+
+//@ all-key-scales: Do so for the groups of a unit
 /* Groups begin and end with a unit's tokens, or with those to be coded. */
 KV_DEVICE void key_scales(const Side &d, const Unit &u, int D, Shared &sh,
                           const uint32_t *rows) {
@@ -497,28 +531,20 @@ KV_DEVICE void key_scales(const Side &d, const Unit &u, int D, Shared &sh,
         if (u.first + t < u.from || u.first + t >= u.to)
             continue;
         Range a = no_range(), b = no_range();
-        for (int j = t; j < t + d.group; j++)
-            if (is_live(sh, j)) {
-                float2 v = __half22float2(kv_half2(rows[j * step + w]));
-                extend(a, v.x);
-                extend(b, v.y);
-            }
+        two_ranges(a, b, rows + w, step, t, d.group, sh);
         Scale x = scale_of(a, d.bits, d.symmetric);
         Scale y = scale_of(b, d.bits, d.symmetric);
-        *reinterpret_cast<float2 *>(sh.s + g * D + 2 * w) =
-            make_float2(x.s, y.s);
-        *reinterpret_cast<float2 *>(sh.m + g * D + 2 * w) =
-            make_float2(x.m, y.m);
+        put_pair(sh.s + g * D + 2 * w, x.s, y.s);
+        put_pair(sh.m + g * D + 2 * w, x.m, y.m);
         int at = (u.first % KV_TILE + t) / d.group * arrays * words + w;
-        params[at] = unsigned(y.scale) << 16 | x.scale;
+        params[at] = side_by_side(x.scale, y.scale);
         if (!d.symmetric)
-            params[at + words] = unsigned(y.min) << 16 | x.min;
+            params[at + words] = side_by_side(x.min, y.min);
     }
     __syncthreads();
 }
 
-//@ value-scales: Choose the scales of values, one token and group a thread
-/* A kept token gets a scale of zero, as in ref/. */
+//@ extend-eight: Take eight numbers into account
 KV_DEVICE void extend_eight(Range &r, uint4 v) {
     const uint32_t w[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
@@ -529,6 +555,8 @@ KV_DEVICE void extend_eight(Range &r, uint4 v) {
     }
 }
 
+//@ value-scales: Choose the scales of values, one token and group a thread
+/* A kept token gets a scale of zero, as in ref/. */
 KV_DEVICE void value_scales(const Side &d, const Unit &u, const kv_tile &l,
                             Shared &sh, const uint32_t *rows) {
     int D = l.head_size, step = pitch(D, true);
@@ -920,20 +948,11 @@ static void start_wide(const Job &job, dim3 grid, size_t bytes, int version) {
 }
 
 template <bool VALUES>
-static void start_side(const Job &job, long long tokens, int version) {
+static void start_units(const Job &job, long long tokens, int version) {
     const kv_tile &l = job.pool.tile;
     int D = l.head_size, unit = !VALUES && l.key_group == 128 ? 128 : 64;
     int bits = VALUES ? l.value_bits : l.key_bits;
     dim3 grid(1, job.pool.kv_heads, job.pool.sequences);
-    if (tokens == 0)
-        return;
-    if (version == 1) {
-        int group = VALUES ? l.value_group : l.key_group;
-        grid.x = kv_blocks(size_t(tokens + (VALUES ? 0 : group)) * D / group,
-                           BLOCK);
-        k01<VALUES><<<grid, BLOCK>>>(job);
-        return;
-    }
     grid.x = kv_blocks(tokens, unit) + 1; /* the first may be half done */
     size_t bytes = size_t(unit) * (D / 2 + (VALUES ? 4 : 16)) * 4;
     if (bits == 2)
@@ -944,6 +963,21 @@ static void start_side(const Job &job, long long tokens, int version) {
         start_wide<VALUES, 4>(job, grid, bytes, version);
     else
         start_wide<VALUES, 8>(job, grid, bytes, version);
+}
+
+//@ start-groups: Start a thread for each group, or blocks for units
+template <bool VALUES>
+static void start_side(const Job &job, long long tokens, int version) {
+    const kv_tile &l = job.pool.tile;
+    int group = VALUES ? l.value_group : l.key_group;
+    long long more = VALUES ? 0 : group; /* the last group may be short */
+    size_t threads = size_t(tokens + more) * l.head_size / group;
+    dim3 grid(kv_blocks(threads, BLOCK), job.pool.kv_heads,
+              job.pool.sequences);
+    if (tokens && version == 1)
+        k01<VALUES><<<grid, BLOCK>>>(job);
+    else if (tokens)
+        start_units<VALUES>(job, tokens, version);
 }
 
 //@ run-plan: Copy the plan to the device and start the kernels
@@ -974,6 +1008,14 @@ static int run_plan(kv_cuda_cache *c, const std::vector<Step> &step,
     return kv_launched("append", err);
 }
 
+//@ kept-lists: Refuse one list without the other
+static int check_kept(const int *kept, const int *n_kept, kv_error *err) {
+    if ((kept == nullptr) == (n_kept == nullptr))
+        return KV_OK;
+    return kv_refuse(err, KV_FAIL_USAGE, "append: kept and n_kept are given "
+                     "together, or neither");
+}
+
 //@ append: Append rows to all sequences
 extern "C" int kv_cuda_append(kv_cuda_cache *c, const void *k, const void *v,
                               int is_half, const int *n, const int *kept,
@@ -985,11 +1027,8 @@ extern "C" int kv_cuda_append(kv_cuda_cache *c, const void *k, const void *v,
         return KV_FAIL_USAGE;
     if (c->pool.sequences == 0)
         return KV_OK;
-    if (kv_check_pointer(what, "n", n, 4, err))
+    if (kv_check_pointer(what, "n", n, 4, err) || check_kept(kept, n_kept, err))
         return KV_FAIL_USAGE;
-    if ((kept == nullptr) != (n_kept == nullptr))
-        return kv_refuse(err, KV_FAIL_USAGE, "%s: kept and n_kept are given "
-                         "together, or neither", what);
     std::vector<Step> step(size_t(c->pool.sequences));
     std::vector<int> list;
     long long rows = 0;
@@ -1004,9 +1043,7 @@ extern "C" int kv_cuda_append(kv_cuda_cache *c, const void *k, const void *v,
     if (rows && (kv_check_pointer(what, "k", k, 16, err) ||
                  kv_check_pointer(what, "v", v, 16, err)))
         return KV_FAIL_USAGE;
-    Job job = {};
-    job.k = k, job.v = v, job.is_half = is_half, job.rows = rows;
-    job.fault = fault;
+    Job job = {{}, nullptr, nullptr, k, v, is_half, rows, fault};
     return rows ? run_plan(c, step, list, job, version, err) : KV_OK;
 }
 

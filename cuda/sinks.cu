@@ -102,6 +102,17 @@ __global__ void k03(double *alpha, const float *rows, int T, kv_fault *fault) {
     alpha[h * T + k] = all / (T - k);
 }
 
+//@ start: Start a version
+static void start(int version, double *alpha, const float *rows, int H, int T,
+                  kv_fault *fault) {
+    if (version == 1)
+        k01<<<dim3(kv_blocks(T, BLOCK), H), BLOCK>>>(alpha, rows, T, fault);
+    else if (version == 2)
+        k02<<<dim3(kv_blocks(T, 32), H), BLOCK>>>(alpha, rows, T, fault);
+    else
+        k03<<<dim3(kv_blocks(T, 128), H), BLOCK>>>(alpha, rows, T, fault);
+}
+
 //@ launcher: Choose by shape and start
 /* A grid's second axis ends at 65535 blocks. */
 extern "C" int kv_cuda_sink_alpha(double *alpha, const float *rows, int H,
@@ -129,8 +140,6 @@ extern "C" int kv_cuda_sink_alpha(double *alpha, const float *rows, int H,
     bool wide = T % 4 == 0 && reinterpret_cast<uintptr_t>(rows) % 16 == 0;
     if (!version)
         version = wide ? 3 : 2;
-    auto *k = version == 1 ? k01 : version == 2 ? k02 : k03;
-    unsigned keys = version == 1 ? BLOCK : version == 2 ? 32 : 128;
-    k<<<dim3(kv_blocks(T, keys), H), BLOCK>>>(alpha, rows, T, fault);
+    start(version, alpha, rows, H, T, fault);
     return kv_launched(what, err);
 }

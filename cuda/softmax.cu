@@ -210,6 +210,22 @@ static int check_shape(int H, int n, int past, int version, kv_error *err) {
     return KV_OK;
 }
 
+//@ start: Start a version
+static void start(int version, float *p, float *rest, const float *s,
+                  const float *sink, int one, int rows, int n, int past,
+                  kv_fault *fault) {
+    if (version == 1)
+        k01<<<kv_blocks(rows, BLOCK), BLOCK>>>(p, rest, s, sink, one, rows, n,
+                                               past, fault);
+    else if (version == 2)
+        k02<<<kv_blocks(rows, WARPS), BLOCK>>>(p, rest, s, sink, one, rows, n,
+                                               past, fault);
+    else if (version == 3)
+        k03<<<rows, BLOCK>>>(p, rest, s, sink, one, rows, n, past, fault);
+    else
+        k04<<<rows, BLOCK>>>(p, rest, s, sink, one, rows, n, past, fault);
+}
+
 //@ launcher: Choose a version by the length of a row
 /* A warp has enough to do with short rows; longer ones occupy a block. */
 extern "C" int kv_cuda_softmax(float *p, float *rest, const float *s,
@@ -231,12 +247,6 @@ extern "C" int kv_cuda_softmax(float *p, float *rest, const float *s,
     int T = past + n, rows = H * n, one = kind == KV_SOFTMAX_ONE;
     if (!version)
         version = T <= 256 ? 2 : T <= BLOCK * KEPT ? 3 : 4;
-    auto *k = version == 1   ? k01
-              : version == 2 ? k02
-              : version == 3 ? k03
-                             : k04;
-    unsigned per_block = version == 1 ? BLOCK : version == 2 ? WARPS : 1;
-    k<<<kv_blocks(rows, per_block), BLOCK>>>(p, rest, s, sink, one, rows, n,
-                                             past, fault);
+    start(version, p, rest, s, sink, one, rows, n, past, fault);
     return kv_launched(what, err);
 }
