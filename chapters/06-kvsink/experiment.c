@@ -208,23 +208,25 @@ static int write_layers(const job *j, kv_error *err)
     return code ? code : tm_out_close(&out, err);
 }
 
-/* Recall of rules by layer, of the first text at the first eps: the first rules, as many as
- * colours. */
+/* Recall and precision of the first rules by layer, a panel each: the first text at the first eps. */
 static int picture_prediction(const job *j, kv_error *err)
 {
-    int L = j->x.s.model->layers, n = j->n_rules < TM_SERIES_COLORS ? j->n_rules : TM_SERIES_COLORS;
-    double *y = experiment_zeros((size_t)(n * L), sizeof *y, err);
+    enum { PANELS = 6 };
+    int L = j->x.s.model->layers, n = j->n_rules < PANELS ? j->n_rules : PANELS;
+    double *y = experiment_zeros(2 * (size_t)L, sizeof *y, err);
     tm_canvas c = {0};
-    tm_series s[TM_SERIES_COLORS];
-    int code = y ? tm_canvas_init(&c, 1200, 640, err) : err->code;
+    int code = y ? tm_canvas_init(&c, 1200, 40 + (n + 1) / 2 * 400, err) : err->code;
     for (int i = 0; i < n && !code; i++) {
-        for (int l = 0; l < L; l++)
-            y[i * L + l] = (double)result_of(j, 0, 0, i)->hit[l] / truth_of(j, 0, 0)[l];
-        s[i] = (tm_series){j->rule_text[i], y + i * L, tm_series_color[i], 1};
+        const result *r = result_of(j, 0, 0, i);
+        for (int l = 0; l < L; l++) {
+            y[l] = (double)r->hit[l] / truth_of(j, 0, 0)[l];
+            y[L + l] = (double)r->hit[l] / r->predicted[l];
+        }
+        tm_series s[2] = {{"recall", y, tm_series_color[0], 1},
+                          {"precision", y + L, tm_series_color[1], 1}};
+        tm_lines p = {j->rule_text[i], "layer", NULL, 0, L, 0, s, 2, NULL, NULL, 0};
+        tm_plot_lines(&c, (tm_box){20 + i % 2 * 600, 20 + i / 2 * 400, 560, 380}, &p);
     }
-    tm_lines p = {"Share of a layer's sinks that are kept", "layer", NULL, 0, L, 0, s, n, NULL,
-                  NULL, 0};
-    if (!code) tm_plot_lines(&c, (tm_box){20, 20, 1160, 600}, &p);
     if (!code) code = tm_canvas_write(&c, experiment_path(&j->x, "prediction.png"), err);
     tm_canvas_free(&c);
     free(y);
@@ -560,7 +562,8 @@ int main(int argc, char **argv)
         "06", "Precision and recall of rules that predict sinks; what wrong places cost.",
         "chapters/06-kvsink/experiment.c tinymodels/experiment.c tinymodels/analysis.c"
         " tinymodels/evidence.c tinymodels/memory.c tinymodels/tasks.c ref/attention.c"
-        " ref/keep.c ref/kvsink.c ref/quantize.c ref/sinks.c ref/transformer.c", NULL, 512, 8, 1, own};
+        " ref/keep.c ref/kvsink.c ref/quantize.c ref/sinks.c ref/transformer.c",
+        NULL, 512, 8, 1, own};
     kv_error err = {0, ""};
     int status;
     if (!experiment_open(&j.x, &spec, argc, argv, &status)) return cli_finish(status);
