@@ -164,6 +164,14 @@ Test(test_sweep, what_is_wrong_with_a_spec_file_is_said_with_its_line)
         {HEAD TEXTS FORMATS "keeps none\nkeeps positions:500\n", "bad.spec:8: "},
         {HEAD TEXTS FORMATS "keeps kvsink:5@3\n", "bad.spec:7: "},
         {HEAD "text a file=text.txt ctx=300\n" FORMATS "keeps greedy:1\n", "text a: greedy:K"},
+        {HEAD "text a file=x ctx=40 stream=39\n", "bad.spec:3: text a: stream: found 39"},
+        {HEAD TEXTS FORMATS "format r keys=f16 recent=8\nkeeps none\n", "bad.spec:7: recent=8"},
+        {HEAD "text a file=text.txt ctx=40 stream=9\nformat a keys=2:channel:all\nkeeps none\n",
+         "bad.spec:4: channel:all"},
+        {HEAD "text a file=text.txt ctx=40 stream=9\nformat a keys=2:channel:32:kivi recent=8\n"
+         "keeps none\n", "bad.spec:4: kivi"},
+        {HEAD "text a file=text.txt ctx=40 stream=9\n" FORMATS "keeps first:=kvsink:auto\n",
+         "bad.spec:6: first:=KEEP"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         write_file("bad.spec", cases[i].spec);

@@ -736,6 +736,13 @@ static int take_rest(tm_stream *s, kv_error *err)
     return KV_OK;
 }
 
+int tm_stream_check(const kv_model *m, const tm_stream_spec *spec, kv_error *err)
+{
+    kv_cache_spec whole = cache_spec(m, spec);
+    kv_cache unused;
+    return kv_cache_size(&whole) ? KV_OK : kv_cache_init(&unused, &whole, NULL, err);
+}
+
 int tm_stream_open(tm_stream **out, const kv_model *m, const tm_stream_spec *spec, tm_fast *fast,
                    kv_error *err)
 {

@@ -70,6 +70,8 @@ typedef struct {
  * the run uses for the rest. */
 int tm_stream_open(tm_stream **out, const kv_model *m, const tm_stream_spec *spec, tm_fast *fast,
                    kv_error *err);
+/* Would it be opened, but for memory? */
+int tm_stream_check(const kv_model *m, const tm_stream_spec *spec, kv_error *err);
 void tm_stream_close(tm_stream *s); /* NULL is harmless */
 
 /* For kv_run.memory; past = tm_stream_tokens, position - past the same for all passes of a text. */

@@ -10,6 +10,7 @@
 #include "evidence.h"
 #include "files.h"
 #include "greedy.h"
+#include "memory.h"
 #include "profile.h"
 #include "report.h"
 #include "text_windows.h"
@@ -125,7 +126,8 @@ static int check_format(const sweep *w, const sweep_format *f, const sweep_text 
 {
     const kv_profile *profile = w->job->spec->profile ? &w->profile : NULL;
     kv_shape s = w->s.model->shape;
-    kv_limits limits;
+    tm_stream_spec stream = {.keys = f->keys, .values = f->values, .capacity = t->ctx,
+                             .recent = sweep_recent(f, t)};
     char keys[64], values[64];
     int recent, code = KV_OK;
     if (f->preset[0])
@@ -135,8 +137,30 @@ static int check_format(const sweep *w, const sweep_format *f, const sweep_text 
                        " channels; write that in its place", f->preset, keys, values, s.head_size);
     if (!code) code = kv_format_check(&f->keys, s, 0, err);
     if (!code) code = kv_format_check(&f->values, s, 1, err);
-    if (!code) code = kv_profile_limits(&limits, profile, &f->keys, 0, err);
-    return code ? code : kv_profile_limits(&limits, profile, &f->values, 1, err);
+    if (!code) code = kv_profile_limits(&stream.key_limits, profile, &f->keys, 0, err);
+    if (!code) code = kv_profile_limits(&stream.value_limits, profile, &f->values, 1, err);
+    if (!code && stream.recent && !t->stream)
+        code = kv_fail(err, KV_FAIL_USAGE, "recent=%d: a whole window has no recent tokens; give text"
+                       " %s a stream=P", stream.recent, t->name);
+    return code || !t->stream ? code : tm_stream_check(w->s.model, &stream, err);
+}
+
+/* greedy asks nothing of the pass. */
+static int check_keep(const sweep *w, const tm_choice *keep, const sweep_text *t, kv_error *err)
+{
+    tm_evidence *evidence = NULL;
+    if (keep->rule.kind == KV_KEEP_GREEDY)
+        return !t->stream && t->ctx <= TM_GREEDY_TOKENS ? KV_OK
+               : kv_fail(err, KV_FAIL_USAGE, "text %s: greedy:K is for whole windows of at most %d"
+                         " tokens", t->name, TM_GREEDY_TOKENS);
+    if (keep->matches && t->stream)
+        return kv_fail(err, KV_FAIL_USAGE, "first:=KEEP and toph:=KEEP are for whole windows, and text"
+                       " %s is a stream; name a number", t->name);
+    int code = tm_evidence_open(&evidence, keep->matches ? &keep->like : &keep->rule,
+                                w->job->spec->profile ? &w->profile : NULL, w->s.model,
+                                t->stream ? t->stream : t->ctx, err);
+    tm_evidence_close(evidence);
+    return code;
 }
 
 /* What is wrong with the formats and rules of all cells, before the first is measured. */
@@ -145,19 +169,11 @@ static int check_cell(const sweep *w, const sweep_cell *c, kv_error *err)
     const sweep_spec *s = w->job->spec;
     const sweep_text *t = &s->text[c->text];
     const sweep_format *f = &s->format[c->format];
-    const tm_choice *keep = &s->keep[c->keep];
-    tm_evidence *evidence = NULL;
-    int line = f->line, T = t->stream ? t->stream : t->ctx;
-    int code = check_format(w, f, t, err);
-    if (!code && keep->rule.kind != KV_KEEP_GREEDY) { /* which asks nothing of the pass */
+    int line = f->line, code = check_format(w, f, t, err);
+    if (!code) {
         line = s->keep_line[c->keep];
-        code = tm_evidence_open(&evidence, keep->matches ? &keep->like : &keep->rule,
-                                s->profile ? &w->profile : NULL, w->s.model, T, err);
-        tm_evidence_close(evidence);
+        code = check_keep(w, &s->keep[c->keep], t, err);
     }
-    if (!code && keep->rule.kind == KV_KEEP_GREEDY && (t->stream || t->ctx > TM_GREEDY_TOKENS))
-        code = kv_fail(err, KV_FAIL_USAGE, "text %s: greedy:K is for whole windows of at most %d"
-                       " tokens", t->name, TM_GREEDY_TOKENS);
     if (!code) return KV_OK;
     char text[sizeof err->text];
     memcpy(text, err->text, sizeof text);

@@ -172,6 +172,9 @@ static int text_line(reader *r)
     if (code) return code;
     if (!t->file == !t->chat) return wrong(r, "text %s: give file=PATH or chat=PATH", t->name);
     if (t->chat && t->join) return wrong(r, "text %s: join is for files, not for a chat", t->name);
+    if (t->stream > t->ctx - 2)
+        return wrong(r, "text %s: stream: found %d, expected at most %d: the prefill must leave a"
+                     " prediction to score in a window of %d", t->name, t->stream, t->ctx - 2, t->ctx);
     if (t->join && t->bos >= 0 && t->bos != TM_BOS_NONE)
         return wrong(r, "text %s: join implies bos=none", t->name);
     return KV_OK;
