@@ -3,85 +3,21 @@
  * built in (default: build). */
 #define _XOPEN_SOURCE 700
 
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include "process.h"
 
-#include <cjson/cJSON.h>
-#include <criterion/criterion.h>
-#include <criterion/new/assert.h>
-
-#include "files.h"
 #include "handmade.h"
-
-static char folder[] = "/tmp/test_commands_XXXXXX", program[4096];
-static char *said; /* what the last run printed, standard error behind standard output */
 
 static void setup(void)
 {
-    const char *build = getenv("KV_BUILD");
-    char path[4200], here[2048];
     kv_error err;
     tm_handmade_options several = {TM_SINKS_SEVERAL}, none = {TM_SINKS_NONE};
-    cr_assert(getcwd(here, sizeof here) != NULL);
-    if (!build) build = "build";
-    snprintf(program, sizeof program, "%s%s%s/kvsink", build[0] == '/' ? "" : here,
-             build[0] == '/' ? "" : "/", build);
-    cr_assert(mkdtemp(folder) != NULL);
-    cr_assert(chdir(folder) == 0);
+    process_enter();
     cr_assert(eq(int, tm_handmade_write("several.gguf", &several, &err), 0), "%s", err.text);
     cr_assert(eq(int, tm_handmade_write("none.gguf", &none, &err), 0), "%s", err.text);
-    snprintf(path, sizeof path, "%s/text.txt", folder);
-    FILE *f = fopen(path, "w");
-    fputs(tm_handmade_verse_twice(), f);
-    fclose(f);
+    write_file("text.txt", tm_handmade_verse_twice());
 }
 
-static void teardown(void)
-{
-    char line[256];
-    snprintf(line, sizeof line, "rm -rf %s", folder);
-    cr_expect(system(line) == 0);
-    free(said);
-}
-
-TestSuite(test_commands, .init = setup, .fini = teardown);
-
-/* Exit status of kvsink ARGUMENTS. */
-static int run(const char *arguments)
-{
-    char line[8192];
-    size_t n;
-    snprintf(line, sizeof line,
-             "%s %s >out.txt 2>err.txt; s=$?; cat out.txt err.txt >all.txt; exit $s", program, arguments);
-    int status = system(line);
-    free(said);
-    said = NULL;
-    cr_assert(eq(int, tm_read_file(&said, &n, "all.txt", NULL), 0));
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-static cJSON *run_json(const char *arguments)
-{
-    char *out;
-    size_t n;
-    cr_assert(run(arguments) == 0, "%s: %s", arguments, said);
-    cr_assert(eq(int, tm_read_file(&out, &n, "out.txt", NULL), 0));
-    cJSON *root = cJSON_Parse(out);
-    cr_assert(root != NULL, "%s: not one JSON object: %s", arguments, out);
-    free(out);
-    return root;
-}
-
-static double number(const cJSON *o, const char *name)
-{
-    const cJSON *x = cJSON_GetObjectItem(o, name);
-    return cJSON_IsNumber(x) ? x->valuedouble : NAN;
-}
+TestSuite(test_commands, .init = setup, .fini = process_leave);
 
 static const cJSON *item(const cJSON *o, const char *name, int i)
 {
@@ -225,9 +161,8 @@ Test(test_commands, streams_keep_sinks_that_are_born_later_only_with_decode)
 
 Test(test_commands, passages_and_windows)
 {
-    FILE *f = fopen("passages.txt", "w");
-    fputs("\n\n The moon rose\n\n \t\nover the mill,\n\n\nits water wheel lay still,\n", f);
-    fclose(f);
+    write_file("passages.txt",
+               "\n\n The moon rose\n\n \t\nover the mill,\n\n\nits water wheel lay still,\n");
     expect_fail("eval several.gguf --file passages.txt --join eot:0", 2, "--join");
     expect_fail("eval several.gguf --file passages.txt --join eot --bos each", 2, "--bos");
     expect_fail("eval several.gguf --file text.txt --ctx 128", 1, "text.txt: the text has 126");
@@ -248,9 +183,7 @@ Test(test_commands, passages_and_windows)
  * show it. In the hand-built model it writes no outlier, so it must be counted and not learned. */
 Test(test_commands, calibration_reads_what_eval_reads)
 {
-    FILE *f = fopen("passages.txt", "w");
-    fputs("The moon rose over the mill.\n\nThe moon rose.\n\nits water wheel\n", f);
-    fclose(f);
+    write_file("passages.txt", "The moon rose over the mill.\n\nThe moon rose.\n\nits water wheel\n");
     cr_assert(eq(int, run("calibrate several.gguf --file passages.txt --join eot -o p.txt"), 0),
               "%s", said);
     cJSON *r = run_json("tokens several.gguf --file passages.txt --bos no --json");
@@ -271,9 +204,7 @@ Test(test_commands, calibration_reads_what_eval_reads)
     expect_fail("calibrate several.gguf --file text.txt --join eos -o p.txt", 2, "--join");
     expect_fail("calibrate several.gguf --chat text.txt --join eot -o p.txt", 2, "--join");
     expect_fail("calibrate several.gguf --chat text.txt -o text.txt", 2, "--chat");
-    f = fopen("talk.json", "w");
-    fputs("[{\"role\": \"user\", \"content\": \"The moon rose.\"}]", f);
-    fclose(f);
+    write_file("talk.json", "[{\"role\": \"user\", \"content\": \"The moon rose.\"}]");
     expect_fail("calibrate several.gguf --chat talk.json -o p.txt", 1, "chat template");
 }
 
@@ -334,7 +265,7 @@ Test(test_commands, standard_streams_are_files_too)
     cr_assert(eq(int, run("logits several.gguf --file text.txt -o l.npy"), 0), "%s", said);
     snprintf(line, sizeof line, "echo before >o && %s logits several.gguf --file text.txt -o"
              " /dev/stdout >>o && (echo before; cat l.npy) >expected &&"
-             " head -c $(wc -c <expected) o | cmp - expected", program);
+             " head -c $(wc -c <expected) o | cmp - expected", process_program);
     cr_expect(eq(int, system(line), 0));
 }
 

@@ -3,101 +3,26 @@
  * KV_BUILD names the folder kvsink was built in (default: build). */
 #define _XOPEN_SOURCE 700
 
+#include "process.h"
+
 #include <fcntl.h>
-#include <math.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/file.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
-#include <cjson/cJSON.h>
-#include <criterion/criterion.h>
-#include <criterion/new/assert.h>
-
-#include "files.h"
 #include "handmade.h"
-
-static char folder[] = "/tmp/test_sweep_XXXXXX", program[4096];
-static char *said;
-
-static void write_file(const char *path, const char *text)
-{
-    kv_error err;
-    cr_assert(eq(int, tm_write_text(path, text, &err), 0), "%s", err.text);
-}
-
-/* Contents of a file (freed by the caller), "" if it is not there. */
-static char *contents(const char *path)
-{
-    char *data;
-    size_t n;
-    if (tm_read_file(&data, &n, path, NULL)) data = calloc(1, 1);
-    cr_assert_not_null(data);
-    return data;
-}
-
-/* Exit status of kvsink ARGUMENTS. */
-static int run(const char *arguments)
-{
-    char line[8192];
-    size_t n;
-    snprintf(line, sizeof line,
-             "%s %s >out.txt 2>err.txt; s=$?; cat out.txt err.txt >all.txt; exit $s", program,
-             arguments);
-    int status = system(line);
-    free(said);
-    said = NULL;
-    cr_assert(eq(int, tm_read_file(&said, &n, "all.txt", NULL), 0));
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-static cJSON *run_json(const char *arguments)
-{
-    cr_assert(run(arguments) == 0, "%s: %s", arguments, said);
-    char *out = contents("out.txt");
-    cJSON *root = cJSON_Parse(out);
-    cr_assert(root != NULL, "%s: not one JSON object: %s", arguments, out);
-    free(out);
-    return root;
-}
-
-static double number(const cJSON *o, const char *name)
-{
-    const cJSON *x = cJSON_GetObjectItem(o, name);
-    return cJSON_IsNumber(x) ? x->valuedouble : NAN;
-}
 
 static void setup(void)
 {
-    const char *build = getenv("KV_BUILD");
-    char here[2048];
     kv_error err;
     tm_handmade_options several = {TM_SINKS_SEVERAL};
-    cr_assert(getcwd(here, sizeof here) != NULL);
-    if (!build) build = "build";
-    snprintf(program, sizeof program, "%s%s%s/kvsink", build[0] == '/' ? "" : here,
-             build[0] == '/' ? "" : "/", build);
-    cr_assert(mkdtemp(folder) != NULL);
-    cr_assert(chdir(folder) == 0);
+    process_enter();
     cr_assert(eq(int, tm_handmade_write("m.gguf", &several, &err), 0), "%s", err.text);
     write_file("text.txt", tm_handmade_verse_twice());
     cr_assert(run("calibrate m.gguf --file text.txt -o p.txt") == 0, "%s", said);
 }
 
-static void teardown(void)
-{
-    char line[256];
-    snprintf(line, sizeof line, "rm -rf %s", folder);
-    cr_expect(system(line) == 0);
-    free(said);
-}
-
-TestSuite(test_sweep, .init = setup, .fini = teardown);
+TestSuite(test_sweep, .init = setup, .fini = process_leave);
 
 #define HEAD "model m.gguf\nprofile p.txt\n"
 #define TEXTS "text verse file=text.txt ctx=40\ntext long file=text.txt ctx=127\n"
@@ -289,7 +214,7 @@ static void start_and_kill(const char *out)
     if (!child) {
         int null = open("/dev/null", O_WRONLY);
         dup2(null, 1);
-        execl(program, "kvsink", "sweep", "study.spec", "-o", out, (char *)NULL);
+        execl(process_program, "kvsink", "sweep", "study.spec", "-o", out, (char *)NULL);
         _exit(127);
     }
     while (lines_of(path) < 1 && waitpid(child, NULL, WNOHANG) == 0)

@@ -317,7 +317,7 @@ int cmd_quantize(int argc, char **argv)
          "kept tokens leave the statistics but are coded, not kept in 16 bits"},
         {"--profile", CLI_STRING, &profile, "F", NULL, 0, 0,
          "for static formats: what kvsink calibrate --static wrote"},
-        {"--layer", CLI_INT, &layer, "L", "-1", -1, 1 << 20,
+        {"--layer", CLI_INT, &layer, "L", "(none)", 0, 1 << 20,
          "for static formats: the layer whose ranges to use"},
         {"-o", CLI_STRING, &folder, "DIR", NULL, 0, 0, "folder for the results, made if missing"},
         {0}};
@@ -357,7 +357,7 @@ int cmd_quantize(int argc, char **argv)
                             " give one of them, or neither");
     j.path = common.positional;
     j.is_values = side;
-    j.layer = layer;
+    j.layer = cli_given("--layer") ? layer : -1;
     int code = read_arguments(&j, format, keep, &err);
     j.format.exclusion = overwrite ? KV_KEPT_OVERWRITE
                                    : exclude_only ? KV_KEPT_EXCLUDE_ONLY : KV_KEPT_BOTH;
