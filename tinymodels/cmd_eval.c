@@ -1,4 +1,5 @@
 /* kvsink eval: what a cache format costs in bits, and what it does to the predictions. */
+#include <stdio.h>
 #include <string.h>
 
 #include "commands.h"
@@ -87,14 +88,13 @@ static void print_json(const job *j)
     cli_json_print(root);
 }
 
-static void print_text(const job *j)
+static void print_heading(const job *j)
 {
     const tm_eval_result *r = &j->record.r;
-    char a[32], b[32];
-    cli_table t;
+    char n[32];
     printf("%d window%s of %d tokens (BOS: %s), %s predictions scored, ", r->windows,
            r->windows == 1 ? "" : "s", j->spec.ctx, text_bos_name[j->text.bos],
-           cli_count(a, r->tokens));
+           cli_count(n, r->tokens));
     if (j->spec.stream) printf("streamed after a prefill of %d\n", j->spec.stream);
     else printf("whole-window\n");
     printf("keys %s, values %s, keep %s", j->cache.keys_text, j->cache.values_text,
@@ -102,46 +102,45 @@ static void print_text(const job *j)
     if (j->cache.kept) printf(" (%s)", cli_kept_name[j->cache.kept]);
     if (j->spec.stream) printf(", recent %d", j->spec.recent);
     printf("\n\n");
+}
+
+static void add_row(cli_table *t, const char *name, const char *plain, const char *format, double x)
+{
+    char text[64];
+    snprintf(text, sizeof text, format, x);
+    cli_table_cell(t, "%s", name);
+    cli_table_cell(t, "%s", plain);
+    cli_table_cell(t, "%s", text);
+}
+
+/* And below it its standard error, if there are windows enough for one. */
+static void add_mean(cli_table *t, const char *name, const char *plain, const char *format, double x,
+                     double error, int windows)
+{
+    add_row(t, name, plain, format, x);
+    if (windows > 1) add_row(t, "  standard error", "", "%.2g", error);
+}
+
+static void print_text(const job *j)
+{
+    const tm_eval_result *r = &j->record.r;
+    char ppl16[32], bytes16[32], bytes[32];
+    cli_table t;
+    print_heading(j);
+    snprintf(ppl16, sizeof ppl16, "%.4f", r->ppl16);
     cli_table_begin(&t, "lrr");
     cli_table_cell(&t, "%s", "");
     cli_table_cell(&t, "16 bits");
     cli_table_cell(&t, "this cache");
-    cli_table_cell(&t, "perplexity");
-    cli_table_cell(&t, "%.4f", r->ppl16);
-    cli_table_cell(&t, "%.4f", r->ppl);
-    cli_table_cell(&t, "KL divergence, nats");
-    cli_table_cell(&t, "0");
-    cli_table_cell(&t, "%.4g", r->kl);
-    if (r->windows > 1) {
-        cli_table_cell(&t, "  standard error");
-        cli_table_cell(&t, "%s", "");
-        cli_table_cell(&t, "%.2g", r->kl_error);
-    }
-    cli_table_cell(&t, "ln of the perplexities' ratio");
-    cli_table_cell(&t, "0");
-    cli_table_cell(&t, "%.4g", r->loss);
-    if (r->windows > 1) {
-        cli_table_cell(&t, "  standard error");
-        cli_table_cell(&t, "%s", "");
-        cli_table_cell(&t, "%.2g", r->loss_error);
-    }
-    cli_table_cell(&t, "same best token, %%");
-    cli_table_cell(&t, "100");
-    cli_table_cell(&t, "%.2f", 100 * r->top1);
-    if (r->windows > 1) {
-        cli_table_cell(&t, "  standard error");
-        cli_table_cell(&t, "%s", "");
-        cli_table_cell(&t, "%.2g", 100 * r->top1_error);
-    }
-    cli_table_cell(&t, "bits a number");
-    cli_table_cell(&t, "16");
-    cli_table_cell(&t, "%.3f", r->bits);
+    add_row(&t, "perplexity", ppl16, "%.4f", r->ppl);
+    add_mean(&t, "KL divergence, nats", "0", "%.4g", r->kl, r->kl_error, r->windows);
+    add_mean(&t, "ln of the perplexities' ratio", "0", "%.4g", r->loss, r->loss_error, r->windows);
+    add_mean(&t, "same best token, %", "100", "%.2f", 100 * r->top1, 100 * r->top1_error, r->windows);
+    add_row(&t, "bits a number", "16", "%.3f", r->bits);
     cli_table_cell(&t, "bytes a window");
-    cli_table_cell(&t, "%s", cli_bytes(a, r->bytes16));
-    cli_table_cell(&t, "%s", cli_bytes(b, r->bytes));
-    cli_table_cell(&t, "kept tokens a layer");
-    cli_table_cell(&t, "%s", "");
-    cli_table_cell(&t, "%.3g", r->kept);
+    cli_table_cell(&t, "%s", cli_bytes(bytes16, r->bytes16));
+    cli_table_cell(&t, "%s", cli_bytes(bytes, r->bytes));
+    add_row(&t, "kept tokens a layer", "", "%.3g", r->kept);
     cli_table_print(&t);
 }
 
