@@ -244,6 +244,7 @@ static int run(session *s, const texts *t, const char *path, const char *keep, k
     if (!code) code = tm_profile_write(path, &c.profile, p.comment, err);
     if (!code && s->common->json) print_json(&c, path);
     else if (!code) print_text(s, &c, path);
+    tm_profile_free(&c.profile); /* its static ranges, too */
     tm_calibration_free(&c);
     free_prompts(&p);
     return code;
