@@ -8,6 +8,8 @@
  *   k02  many warps share the tokens; a second kernel joins what they found
  *   k03  tensor cores multiply, codes being their operands as they lie there;
  *        query heads that share a KV head are columns of one matrix
+ *   k04  the same, with tiles copied to shared memory two ahead, each byte
+ *        asked for once
  *
  * layout.h says where everything lies. Each version answers every shape,
  * format and length unless its launcher says otherwise. */
@@ -362,33 +364,48 @@ template <int D, int CG> struct Warp {
     float weight[4];         /* sums of p (CG = 1: lower half of low) */
 };
 
-//@ query: Load the queries, scaled so that no product overflows
+//@ query: Bring the queries to the block
+/* Rows of D + 4 in shared memory: then lanes meet no bank twice. */
+template <int D>
+KV_DEVICE void bring_query(float *shared, const Decode &d, int s, int head,
+                           int heads) {
+    const float *q = d.q + (size_t(s) * d.heads + head) * D;
+    for (int i = threadIdx.x; i < heads * D / 4; i += 32 * WARPS)
+        *reinterpret_cast<uint4 *>(shared + i / (D / 4) * (D + 4) +
+                                   i % (D / 4) * 4) = load16(q + 4 * i);
+    __syncthreads();
+}
+
+//@ load-query: Load a lane's part, scaled so that no product overflows
 /* The largest |q| of a head is brought to 2^-8..2^-7: times any scale, times
  * 2^top_shift, it still fits binary16. */
 template <int D, int CG>
-KV_DEVICE void load_query(Warp<D, CG> &w, const Decode &d, int s, int kv_head,
-                          int first, int heads) {
+KV_DEVICE void load_query(Warp<D, CG> &w, const float *shared, const Decode &d,
+                          int s, int head, int heads) {
     int lane = threadIdx.x % 32, r = lane / 4, j = lane % 4;
-    int head = kv_head * (d.heads / d.pool.kv_heads) + first +
-               min(r, heads - 1);
-    const float *q = d.q + (size_t(s) * d.heads + head) * D;
-    float most = 0;
-    for (int c = 8 * j; c < D; c += c % 8 == 7 ? 25 : 1)
-        most = fmaxf(most, fabsf(q[c]));
+    const float *q = shared + min(r, heads - 1) * (D + 4) + 8 * j;
+    float x[D / 4], most = 0;
+#pragma unroll
+    for (int i = 0; i < D / 4; i += 4) {
+        float4 v = *reinterpret_cast<const float4 *>(q + i / 8 * 32 + i % 8);
+        x[i] = v.x, x[i + 1] = v.y, x[i + 2] = v.z, x[i + 3] = v.w;
+        most = fmaxf(fmaxf(most, fmaxf(fabsf(v.x), fabsf(v.y))),
+                     fmaxf(fabsf(v.z), fabsf(v.w)));
+    }
     most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
     most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
     int e = most > 0 ? int(__float_as_uint(most) >> 23) - 127 + 8 : 0;
     float scale = r < heads ? exp2f(float(-e)) : 0;
 #pragma unroll
     for (int i = 0; i < 2 * w.KT; i++) {
-        int c = i / 4 * 32 + 8 * j + i % 2 * 4 + i % 4 / 2 * 2;
-        w.q[i] = kv_word(__floats2half2_rn(q[c] * scale, q[c + 1] * scale));
+        int c = i / 4 * 8 + i % 2 * 4 + i % 4 / 2 * 2;
+        w.q[i] = kv_word(__floats2half2_rn(x[c] * scale, x[c + 1] * scale));
     }
     float unit = exp2f(float(e)) * 1.44269504f / sqrtf(float(D));
     w.unit[0] = __shfl_sync(~0u, unit, 8 * j);
     w.unit[1] = __shfl_sync(~0u, unit, 8 * j + 4);
     if (!(most < 0x1p100f) && j == 0)
-        atomicMin(d.fault, kv_fault(s) * d.heads + head);
+        atomicMin(d.fault, kv_fault(s) * d.heads + head + min(r, heads - 1));
 }
 
 //@ clear: Begin with nothing
@@ -732,8 +749,16 @@ template <int MT> KV_DEVICE bool any_valid(const Chunk<MT> &c) {
 /* Holes, and what lies behind the last coded key. Most tiles have none. */
 KV_DEVICE uint4 invalid_tokens(const kv_pool &p, int s, int tile, int last) {
     uint4 bad = make_uint4(0, 0, 0, 0);
-    if (p.holes)
-        bad = load16(p.holes + size_t(s * p.max_tiles + tile) * 4);
+    if (p.holes) {
+        uint32_t mine = p.holes[size_t(s * p.max_tiles + tile) * 4 +
+                                threadIdx.x % 4];
+        if (__any_sync(~0u, mine != 0)) {
+            bad.x = __shfl_sync(~0u, mine, 0);
+            bad.y = __shfl_sync(~0u, mine, 1);
+            bad.z = __shfl_sync(~0u, mine, 2);
+            bad.w = __shfl_sync(~0u, mine, 3);
+        }
+    }
     int n = last - tile * KV_TILE;
     if (n < KV_TILE) {
         bad.x |= n < 32 ? ~0u << n : 0;
@@ -768,9 +793,9 @@ KV_DEVICE void step(Warp<D, CG> &w, Cursor<D, BITS, CG> &at, int token,
 //@ tile-walk: Walk over the coded tokens of a tile
 template <int D, int BITS, int CG>
 KV_DEVICE void walk_tile(Warp<D, CG> &w, const Decode &d, const Sequence &q,
-                         int s, int head, int tile) {
+                         int s, int tile, const uint8_t *where) {
     typedef Cursor<D, BITS, CG> C;
-    C at = cursor_at<D, BITS, CG>(d.pool.tile, find_tile(d, s, head, tile), 0);
+    C at = cursor_at<D, BITS, CG>(d.pool.tile, where, 0);
     uint4 bad = invalid_tokens(d.pool, s, tile, q.keys);
     int last = min(KV_TILE, q.keys - tile * KV_TILE);
 #pragma unroll 1
@@ -827,16 +852,61 @@ KV_DEVICE void walk_rows(Warp<D, CG> &w, const Decode &d, const Sequence &q,
     row_values(w, c, rows);
 }
 
+//@ stage: Copy a tile to shared memory while another is worked on
+/* Each warp has two stages of its own. All 16-byte pieces are asked for once
+ * and by neighbouring lanes, parameters too, which lanes then share. */
+template <int D, int BITS>
+KV_DEVICE void copy_tile(uint8_t *stage, const Decode &d, int s, int head,
+                         int tile, int tiles) {
+    if (tile < tiles) {
+        const uint8_t *from = find_tile(d, s, head, tile) +
+                              threadIdx.x % 32 * 16;
+        uint8_t *to = stage + threadIdx.x % 32 * 16;
+        int left = d.pool.tile.bytes - threadIdx.x % 32 * 16;
+#pragma unroll
+        for (int i = 0; i < KV_TILE * D * BITS / 4; i += 512)
+            kv_copy16(to + i, from + i); /* codes */
+#pragma unroll 1
+        for (int i = KV_TILE * D * BITS / 4; i < left; i += 512)
+            kv_copy16(to + i, from + i);
+    }
+    kv_copy_commit();
+}
+
+//@ tiles: Walk over every n-th tile, directly or staged
+template <int D, int BITS, int CG, bool STAGED>
+KV_DEVICE void walk_tiles(Warp<D, CG> &w, const Decode &d, const Sequence &q,
+                          int s, int head, int share, int shares,
+                          uint8_t *stage) {
+    int tiles = (q.keys + KV_TILE - 1) / KV_TILE, bytes = d.pool.tile.bytes;
+    int odd = 0;
+    if (STAGED) {
+        copy_tile<D, BITS>(stage, d, s, head, share, tiles);
+        copy_tile<D, BITS>(stage + bytes, d, s, head, share + shares, tiles);
+    }
+#pragma unroll 1
+    for (int i = share; i < tiles; i += shares, odd ^= bytes) {
+        if (STAGED) {
+            kv_copy_wait<1>();
+            __syncwarp();
+            walk_tile<D, BITS, CG>(w, d, q, s, i, stage + odd);
+            __syncwarp();
+            copy_tile<D, BITS>(stage + odd, d, s, head, i + 2 * shares, tiles);
+        } else
+            walk_tile<D, BITS, CG>(w, d, q, s, i, find_tile(d, s, head, i));
+    }
+    if (STAGED)
+        kv_copy_wait<0>();
+}
+
 //@ shares: Deal tiles, then rows, to the warps
-template <int D, int BITS, int CG>
+template <int D, int BITS, int CG, bool STAGED>
 KV_DEVICE void walk_share(Warp<D, CG> &w, const Decode &d, int s, int head,
-                          int share, int shares) {
+                          int share, int shares, uint8_t *stage) {
     constexpr int TOKENS = 16 * Warp<D, CG>::MT;
     Sequence q = read_sequence(d, s);
-    int tiles = (q.keys + KV_TILE - 1) / KV_TILE, item = tiles;
-#pragma unroll 1
-    for (int i = share; i < tiles; i += shares)
-        walk_tile<D, BITS, CG>(w, d, q, s, head, i);
+    int item = (q.keys + KV_TILE - 1) / KV_TILE;
+    walk_tiles<D, BITS, CG, STAGED>(w, d, q, s, head, share, shares, stage);
 #pragma unroll 1
     for (int t = q.keys / TOKENS * TOKENS; t < q.values; t += TOKENS)
         if (item++ % shares == share)
@@ -908,25 +978,44 @@ KV_DEVICE void join_warps(const float *part, const Decode &d, int s, int head,
     }
 }
 
+//@ tensor: Do the work of a block
+/* 8 query heads a block; for more, codes are read again. */
+template <int D, int BITS, int CG, bool STAGED>
+KV_DEVICE void tensor(const Decode &d, float *shared, uint8_t *stages) {
+    int G = d.heads / d.pool.kv_heads, turns = (G + 7) / 8;
+    int kv_head = blockIdx.y / turns, first = blockIdx.y % turns * 8;
+    int s = blockIdx.z, warp = threadIdx.x / 32, heads = min(G - first, 8);
+    int head = kv_head * G + first;
+    Warp<D, CG> w;
+    bring_query<D>(shared, d, s, head, heads);
+    load_query(w, shared, d, s, head, heads);
+    clear(w);
+    walk_share<D, BITS, CG, STAGED>(
+        w, d, s, kv_head, blockIdx.x * WARPS + warp, gridDim.x * WARPS,
+        stages + warp * 2 * d.pool.tile.bytes);
+    __syncthreads();
+    leave<D, CG>(shared + warp * 8 * (D + 4), w);
+    __syncthreads();
+    join_warps<D>(shared, d, s, head, heads);
+}
+
 //@ k03: Let tensor cores multiply, for all query heads of a KV head at once
-/* 8 heads a block; for more, codes are read again. Groups of values: D / CG
- * channels. Both stores have BITS bits. */
+/* Groups of values are D / CG channels. Both stores have BITS bits. */
 template <int D, int BITS, int CG>
 __global__ void __launch_bounds__(32 * WARPS)
     k03(const __grid_constant__ Decode d) {
     __shared__ float4 part[WARPS * 8 * (D + 4) / 4];
-    int G = d.heads / d.pool.kv_heads, turns = (G + 7) / 8;
-    int kv_head = blockIdx.y / turns, first = blockIdx.y % turns * 8;
-    int s = blockIdx.z, warp = threadIdx.x / 32, heads = min(G - first, 8);
-    float *all = reinterpret_cast<float *>(part);
-    Warp<D, CG> w;
-    load_query(w, d, s, kv_head, first, heads);
-    clear(w);
-    walk_share<D, BITS, CG>(w, d, s, kv_head, blockIdx.x * WARPS + warp,
-                            gridDim.x * WARPS);
-    leave<D, CG>(all + warp * 8 * (D + 4), w);
-    __syncthreads();
-    join_warps<D>(all, d, s, kv_head * G + first, heads);
+    tensor<D, BITS, CG, false>(d, reinterpret_cast<float *>(part), nullptr);
+}
+
+//@ k04: Copy tiles ahead, so that memory is never waited for
+template <int D, int BITS, int CG>
+__global__ void __launch_bounds__(32 * WARPS)
+    k04(const __grid_constant__ Decode d) {
+    __shared__ float4 part[WARPS * 8 * (D + 4) / 4];
+    extern __shared__ uint4 stages[];
+    tensor<D, BITS, CG, true>(d, reinterpret_cast<float *>(part),
+                              reinterpret_cast<uint8_t *>(stages));
 }
 
 //@ check: Refuse what cannot be launched
@@ -1035,28 +1124,42 @@ extern "C" size_t kv_cuda_decode_work(const kv_pool *p, int heads,
 //@ choose: Find the kernel for a shape
 typedef void Kernel(const Decode);
 
-template <int D, int BITS> static Kernel *k03_for(int groups) {
-    if constexpr (D == 128)
-        if (groups == 4)
-            return k03<D, BITS, 4>;
-    return groups == 1 ? k03<D, BITS, 1> : k03<D, BITS, 2>;
+template <int D, int BITS, int CG> static Kernel *tensor_of(int version) {
+    return version == 3 ? k03<D, BITS, CG> : k04<D, BITS, CG>;
 }
 
-template <int BITS> static Kernel *k03_of(const kv_tile *l) {
+template <int BITS> static Kernel *tensor_bits(const kv_tile *l, int version) {
     int groups = l->head_size / l->value_group;
-    return l->head_size == 64 ? k03_for<64, BITS>(groups)
-                              : k03_for<128, BITS>(groups);
+    if (l->head_size == 64)
+        return groups == 1 ? tensor_of<64, BITS, 1>(version)
+                           : tensor_of<64, BITS, 2>(version);
+    return groups == 1   ? tensor_of<128, BITS, 1>(version)
+           : groups == 2 ? tensor_of<128, BITS, 2>(version)
+                         : tensor_of<128, BITS, 4>(version);
 }
 
 /* NULL: only k01 and k02 know this shape. */
-static Kernel *tensor_kernel(const kv_tile *l, bool turned) {
+static Kernel *tensor_kernel(const kv_tile *l, bool turned, int version) {
     if (turned || l->key_bits != l->value_bits || l->key_symmetric ||
         l->value_symmetric)
         return nullptr;
-    return l->key_bits == 2   ? k03_of<2>(l)
-           : l->key_bits == 3 ? k03_of<3>(l)
-           : l->key_bits == 4 ? k03_of<4>(l)
+    return l->key_bits == 2   ? tensor_bits<2>(l, version)
+           : l->key_bits == 3 ? tensor_bits<3>(l, version)
+           : l->key_bits == 4 ? tensor_bits<4>(l, version)
                               : nullptr;
+}
+
+//@ start: Start a tensor kernel with the shared memory it needs
+static int start_tensor(Kernel *k, dim3 grid, const Decode &d, int version,
+                        kv_error *err) {
+    int bytes = version == 3 ? 0 : WARPS * 2 * d.pool.tile.bytes;
+    cudaError_t e = cudaFuncSetAttribute(
+        k, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (e != cudaSuccess)
+        return kv_refuse(err, KV_FAIL_RUN, "decode: no %d bytes of shared "
+                         "memory: %s", bytes, cudaGetErrorString(e));
+    k<<<grid, 32 * WARPS, bytes>>>(d);
+    return KV_OK;
 }
 
 //@ launcher: Choose a version by shape
@@ -1076,13 +1179,14 @@ extern "C" int kv_cuda_decode(float *out, const float *q, const kv_pool *pool,
                          "to 4096", splits);
     if (turn)
         d.turn = *turn;
-    Kernel *tensor = tensor_kernel(&pool->tile, turn != nullptr);
-    if (version >= 3 && !tensor)
+    Kernel *k = tensor_kernel(&pool->tile, turn != nullptr,
+                              version ? version : 4);
+    if (version >= 3 && !k)
         return kv_refuse(err, KV_FAIL_USAGE, "decode: version %d needs keys "
                          "after RoPE, keys and values of the same 2, 3 or 4 "
                          "bits, and minima", version);
     if (!version)
-        version = tensor ? 3 : 2;
+        version = k ? 4 : 2;
     d.shares = version == 1 ? 1 : version == 2 ? splits * WARPS : splits;
     if (pool->sequences == 0)
         return KV_OK;
@@ -1094,11 +1198,11 @@ extern "C" int kv_cuda_decode(float *out, const float *q, const kv_pool *pool,
         return kv_launched(what, err);
     }
     unsigned G = H / unsigned(pool->kv_heads);
+    dim3 grid(unsigned(splits), H / G * ((G + 7) / 8), S);
     if (version == 2)
         k02<<<dim3(unsigned(splits), H, S), 32 * WARPS>>>(d);
-    else
-        tensor<<<dim3(unsigned(splits), H / G * ((G + 7) / 8), S),
-                 32 * WARPS>>>(d);
+    else if (start_tensor(k, grid, d, version, err))
+        return KV_FAIL_RUN;
     join<<<dim3(H, S), unsigned(pool->tile.head_size)>>>(d);
     return kv_launched(what, err);
 }

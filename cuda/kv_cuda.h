@@ -231,7 +231,7 @@ int kv_cuda_decode(float *out, const float *q, const kv_pool *pool, int heads,
                    const float *sink, const kv_turn *turn, int splits,
                    void *work, kv_fault *fault, int version, kv_error *err);
 size_t kv_cuda_decode_work(const kv_pool *pool, int heads, int splits);
-enum { KV_CUDA_DECODE_VERSIONS = 3 };
+enum { KV_CUDA_DECODE_VERSIONS = 4 };
 
 #ifdef __cplusplus
 }
