@@ -277,3 +277,70 @@ Test(cuda_decode, turns_keys_stored_before_rope)
     all_versions(&c, 2, 1, &seed);
     cuda_quiet();
 }
+
+/* What the device's memory says of a sequence is not to be trusted: nothing outside the arrays is read,
+ * and the sequence is named. */
+Test(cuda_decode, names_a_sequence_whose_state_cannot_be)
+{
+    uint64_t seed = 85;
+    decode_case c = {"2:channel:32", "2:token:32", {2, 1, 64}, 16, 0, 1, 0, 0, 2, {150, 70}, {{3, 64, -1}, {-1}}};
+    decode_setup u = set_up(&c, &seed);
+    float *q = cuda_copy(u.q, u.floats * 4), *out = cuda_room(u.floats * 4);
+    void *work = cuda_room(kv_cuda_decode_work(&u.pool, 2, 1));
+    kv_fault *fault = cuda_fault();
+    int *const word[] = {u.pool.tokens + 1, u.pool.quantized_keys + 1, u.pool.quantized_values + 1,
+                         u.pool.kept + 1, (int *)u.pool.pages + 2};
+    for (int version = 1; version <= KV_CUDA_DECODE_VERSIONS; version++)
+        for (size_t i = 0; i < sizeof word / sizeof *word; i++)
+            for (int k = 0; k < 3; k++) {
+                int bad = k == 0 ? -1 : k == 1 ? 1 << 30 : -2147483647, was;
+                unsigned long long index = 0;
+                cuda_get(&was, word[i], 4);
+                kv_cuda_upload(word[i], &bad, 4, NULL);
+                cr_assert_eq(kv_cuda_decode(out, q, &u.pool, 2, NULL, NULL, 1, work, fault, version, NULL),
+                             KV_OK);
+                cr_expect_eq(kv_cuda_fault(fault, &index, "pool", NULL), KV_FAIL_RUN);
+                cr_expect_eq(index, 2 * 2 + 1, "k%02d word %zu value %d: %llu", version, i, bad, index);
+                kv_cuda_upload(word[i], &was, 4, NULL);
+            }
+    float odd = INFINITY;
+    kv_cuda_upload(q + 64 * 3 + 5, &odd, 4, NULL); /* sequence 1, head 1 */
+    for (int version = 1; version <= KV_CUDA_DECODE_VERSIONS; version++) {
+        unsigned long long index = 0;
+        kv_cuda_decode(out, q, &u.pool, 2, NULL, NULL, 1, work, fault, version, NULL);
+        cr_expect_eq(kv_cuda_fault(fault, &index, "query", NULL), KV_FAIL_RUN);
+        cr_expect_eq(index, 3, "k%02d: %llu", version, index);
+    }
+    kv_cuda_free(q), kv_cuda_free(out), kv_cuda_free(work), kv_cuda_free(fault);
+    tear_down(&u, c.n);
+    cuda_quiet();
+}
+
+Test(cuda_decode, refuses_before_it_starts)
+{
+    uint64_t seed = 86;
+    decode_case c = {"2:channel:32", "2:token:32", {2, 1, 64}, 16, 0, 0, 0, 0, 1, {40}, {{3, -1}}};
+    decode_setup u = set_up(&c, &seed);
+    float *out = cuda_room(512);
+    kv_fault *fault = cuda_fault();
+    struct {
+        int heads, kv_heads, window, splits, version, bytes, tiles;
+        const char *word;
+    } bad[] = {{0, 1, 48, 1, 0, 0, 0, "query heads is 0"},   {3, 2, 48, 1, 0, 0, 0, "cannot share"},
+               {2, 1, 47, 1, 0, 0, 0, "multiple of 16"},     {2, 1, 48, 0, 0, 0, 0, "0 splits"},
+               {2, 1, 48, 1, 9, 0, 0, "version 9"},          {2, 1, 48, 1, 0, 16, 0, "offsets"},
+               {2, 1, 48, 1, 0, 0, 1, "tiles is NULL"},      {2, 1, -16, 1, 0, 0, 0, "window is -16"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        kv_error e = {0};
+        kv_pool p = u.pool;
+        p.kv_heads = bad[i].kv_heads, p.window = bad[i].window, p.tile.bytes += bad[i].bytes;
+        if (bad[i].tiles)
+            p.tiles = NULL;
+        cr_expect_eq(kv_cuda_decode(out, out, &p, bad[i].heads, NULL, NULL, bad[i].splits, out, fault,
+                                    bad[i].version, &e), KV_FAIL_USAGE);
+        cr_expect(strstr(e.text, bad[i].word), "%s: %s", bad[i].word, e.text);
+    }
+    kv_cuda_free(out), kv_cuda_free(fault);
+    tear_down(&u, c.n);
+    cuda_quiet();
+}
