@@ -189,6 +189,10 @@ $(BUILD)/cuda/test_%.o: tests/test_%.c
 $(BUILD)/test-cuda/test_%: $(BUILD)/cuda/test_%.o $(BUILD)/libkvcuda-sim.a $(BUILD)/libkv.a
 	@mkdir -p $(@D)
 	$(CXX) $^ -o $@ -lcriterion -lcjson -lm -ldl
+$(BUILD)/test-cuda/decode_counts: tests/cuda/decode_counts.c $(BUILD)/libkvcuda-sim.a $(BUILD)/libkv.a
+	@mkdir -p $(@D) $(BUILD)/cuda
+	$(cuda_test) -c $< -o $(BUILD)/cuda/decode_counts.o
+	$(CXX) $(BUILD)/cuda/decode_counts.o $(BUILD)/libkvcuda-sim.a $(BUILD)/libkv.a -o $@ -lm -ldl
 .SECONDARY: $(patsubst %,$(BUILD)/cuda/%.o,$(cuda_suites)) $(patsubst %,$(BUILD)/cuda/%.cpp,$(kernels))
 
 # Each file alone through nvcc, for the devices that CI stands for; without nvcc that is skipped, and
@@ -220,7 +224,8 @@ test-cuda: ## test the kernels of cuda/ against ref/, in the simulator
 # UPDATE=1 replaces the committed report (tests/cuda/report.txt); ARCHS=all builds for all that we support.
 .PHONY: cuda-report
 cuda-report: ## what nvcc makes of the kernels: registers, spills, widths, instructions
-	@mkdir -p $(BUILD)
+	$(need) cuda-report build cuda
+	@$(MAKE) -s --no-print-directory $(BUILD)/test-cuda/decode_counts
 	@$(PYTHON) tests/cuda/report.py $(NVCC) $(BUILD) --archs $(if $(ARCHS),$(ARCHS),sm_80,sm_90) \
 	    $(if $(UPDATE),--update) cuda/*.cu
 

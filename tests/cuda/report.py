@@ -88,7 +88,46 @@ def say(counts, sep=" "):
     return sep.join(f"{k} {v}" for k, v in counts.items())
 
 
-def describe(arch, path, cubin, facts):
+def main_loop(body):
+    """Of a tensor decode kernel: instructions of the loop over 64 tokens that always run, of each way to
+    fold, rescale and mask (branches around them tell them apart), and of the loop over tiles around it."""
+    found = [l for l in sass.loops(body) if sass.histogram(body[l[0]:l[1] + 1]).get("HMMA", 0) > 40]
+    inner = [a for a in found if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in found)][0]
+    outer = [a for a in found if a[0] <= inner[0] and inner[1] <= a[1]][0]
+    parts = {"fold": [], "rescale": [], "mask": []}
+    for i in range(inner[0], inner[1] + 1):
+        target = body[i].target
+        if body[i].op != "BRA" or not body[i].predicated or not i + 1 < target <= inner[1] + 1:
+            continue
+        h = sass.histogram(body[i + 1:target])
+        if "SHFL" in h and "HMMA" in h:
+            continue  # the way out of a chunk that has no token
+        parts["rescale" if "SHFL" in h else "fold" if "HMMA" in h else "mask"].append(target - i - 1)
+    size = inner[1] - inner[0] + 1
+    return size - sum(map(sum, parts.values())), parts, outer[1] - outer[0] + 1 - size
+
+
+def per_element(folder, name, body):
+    """Instructions of the main loop per K or V element at T = 4096, trip counts from the simulator."""
+    version, D, bits, CG = map(int, re.match(r"k0(\d)<(\d+), (\d), (\d)>", name).groups())
+    program, T = os.path.join(folder, "test-cuda", "decode_counts"), 4096
+    if D // CG != 64 or not os.path.exists(program):
+        return []
+    always, parts, around = main_loop(body)
+    out = run([program, str(D), "1", str(bits), "64", str(T), "-1", "0", str(version)]).stdout
+    votes, shuffles, matrices = (int(re.search(what + r" (\d+)", out).group(1))
+                                 for what in ("votes", "shuffles", "matrix operations"))
+    KT, MT = D // 16, 256 // D
+    folds = (matrices - votes * (32 + MT * ((CG + 1) // 2 + (CG > 1) + 2))) / KT
+    rescales = (shuffles - 4 * 4) / 6
+    mean = lambda what: sum(parts[what]) / max(len(parts[what]), 1)
+    total = T / 64 * always + folds * mean("fold") + rescales * mean("rescale") + T / 128 * around
+    return [f"    main loop, 64 tokens: {always} instructions, fold {parts['fold']} x {folds * 64 / T:g}, rescale "
+            f"{parts['rescale']} x {rescales * 64 / T:.2f}, mask {parts['mask']} x 0; {around} around a tile, "
+            f"run or not: at most {total * 16 / (T * D):.2f} instructions per element, any G up to 8"]
+
+
+def describe(arch, path, cubin, facts, folder):
     lines = []
     names = plain(list(facts))
     for name, body in sorted(sass.kernels(cubin).items(), key=lambda k: names.get(k[0], k[0])):
@@ -104,10 +143,12 @@ def describe(arch, path, cubin, facts):
                            for op in sass.MEMORY if sass.widths(body, op))
         lines.append(f"    {access or 'no loads or stores'}")
         lines.append(f"    {len(body)} instructions: {say(sass.by_kind(body), ', ')}")
+        if re.match(r"k0\d<", names[name]) and os.path.basename(path) == "decode.cu":
+            lines += per_element(folder, names[name], body)
     return lines
 
 
-def build(nvcc, archs, paths, folder):
+def build(nvcc, archs, paths, folder, built):
     """Lines of the report, by architecture; messages of what did not compile."""
     report, errors = {}, []
     with concurrent.futures.ThreadPoolExecutor(int(os.environ.get("JOBS", "2"))) as pool:
@@ -115,7 +156,7 @@ def build(nvcc, archs, paths, folder):
         for arch, path, job in jobs:
             cubin, facts = job.result()
             if cubin:
-                report.setdefault(arch, []).extend(describe(arch, path, cubin, facts))
+                report.setdefault(arch, []).extend(describe(arch, path, cubin, facts, built))
             else:
                 errors.append(f"FAILED {arch} {path}\n{facts}")
     return report, errors
@@ -155,6 +196,8 @@ def compare(compiler, report):
         if arch not in committed:
             counts[2] += 1
             continue
+        counted = lambda l: not l.startswith("    main loop")  # needs the simulator as well: not compared
+        lines, committed[arch] = list(filter(counted, lines)), list(filter(counted, committed[arch]))
         same = committed[arch] == lines
         counts[0 if same else 1] += 1
         if not same:
@@ -183,7 +226,7 @@ def main():
     have = run([nvcc, "--list-gpu-code"]).stdout.split()
     lacking = [a for a in archs if a not in have]
     with tempfile.TemporaryDirectory() as scratch:
-        report, errors = build(nvcc, [a for a in archs if a in have], paths, scratch)
+        report, errors = build(nvcc, [a for a in archs if a in have], paths, scratch, folder)
     print("\n".join(errors), end="\n" if errors else "")
     write(os.path.join(folder, "cuda-report.txt"), compiler, report)
     if update and not errors:
