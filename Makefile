@@ -154,13 +154,17 @@ ifeq ($(origin CXX),default)
 CXX := g++
 endif
 NVCC     ?= $(firstword $(wildcard /usr/local/cuda/bin/nvcc) nvcc)
-sim_cxx  = $(CXX) -std=c++17 -O2 -gdwarf-4 $(WARN) -Wno-unknown-pragmas -MMD -MP -ffp-contract=off
+sim_cxx  = $(CXX) -std=c++17 -O2 -gdwarf-4 -fPIC $(WARN) -Wno-unknown-pragmas -MMD -MP -ffp-contract=off
 sim_lib  = $(patsubst %,$(BUILD)/cuda/sim/%.o,fiber race memory sched count report)
 sim_tool = $(patsubst %,$(BUILD)/cuda/sim/%.o,cusim lower)
 
-$(BUILD)/cuda/sim/%.o: cuda/sim/%.cpp
+$(BUILD)/cuda/sim/%.o: cuda/sim/%.cpp $(BUILD)/cuda/flags
 	@mkdir -p $(@D)
 	$(sim_cxx) -DCUSIM_HOME='"$(CURDIR)"' -DCUSIM_LIB='"$(abspath $(BUILD))/libcusim.a"' -c $< -o $@
+# Other options, other objects.
+$(BUILD)/cuda/flags: commit-stamp
+	@mkdir -p $(@D)
+	@echo '$(sim_cxx)' | cmp -s - $@ || echo '$(sim_cxx)' >$@
 $(BUILD)/libcusim.a: $(sim_lib)
 	@rm -f $@
 	ar rcs $@ $^
@@ -168,8 +172,8 @@ $(BUILD)/cusim: $(sim_tool) $(BUILD)/libcusim.a
 	$(CXX) $(sim_tool) -o $@
 $(BUILD)/cuda/%.cpp: cuda/%.cu $(BUILD)/cusim
 	$(BUILD)/cusim --lower $< >$@.new && mv $@.new $@
-$(BUILD)/cuda/%.o: $(BUILD)/cuda/%.cpp cuda/kv.cuh cuda/sim/sim.h
-	$(CXX) $$($(BUILD)/cusim --flags) -Icuda -Iref -c $< -o $@
+$(BUILD)/cuda/%.o: $(BUILD)/cuda/%.cpp cuda/kv.cuh cuda/sim/sim.h $(BUILD)/cuda/flags
+	$(CXX) $$($(BUILD)/cusim --flags) -fPIC -Icuda -Iref -c $< -o $@
 $(BUILD)/test-cuda/%: tests/cuda/%.cpp cuda/kv.cuh $(BUILD)/libcusim.a
 	@mkdir -p $(@D)
 	$(sim_cxx) -Icuda -Iref $< $(BUILD)/libcusim.a -ldl -o $@
@@ -179,6 +183,8 @@ $(BUILD)/test-cuda/%: tests/cuda/%.cpp cuda/kv.cuh $(BUILD)/libcusim.a
 kernels  = $(notdir $(basename $(wildcard cuda/*.cu)))
 cuda_suites = $(notdir $(basename $(wildcard tests/test_cuda_*.c)))
 cuda_test   = $(CC) $(ALL) -Icuda -Itests
+$(BUILD)/libkvcuda-sim.so: $(patsubst %,$(BUILD)/cuda/%.o,$(kernels)) $(sim_lib)
+	$(CXX) -shared $^ -o $@ -ldl
 $(BUILD)/libkvcuda-sim.a: $(patsubst %,$(BUILD)/cuda/%.o,$(kernels)) $(sim_lib)
 	@rm -f $@
 	ar rcs $@ $^
@@ -218,6 +224,8 @@ cubins:
 test-cuda: ## test the kernels of cuda/ against ref/, in the simulator
 	$(need) test-cuda build test cuda
 	@$(MAKE) -s --no-print-directory $(patsubst %,$(BUILD)/test-cuda/%,$(cuda_suites))
+	@$(MAKE) -s --no-print-directory $(BUILD)/kvsink $(BUILD)/libkvcuda-sim.so
+	@BUILD=$(BUILD) sh tests/cuda/generate.sh sim
 	@sh tests/tools/run.sh $(patsubst %,$(BUILD)/test-cuda/%,$(cuda_suites))
 	@$(MAKE) -s --no-print-directory cubins
 
@@ -235,13 +243,15 @@ GPU_ARCH    ?= -arch=sm_80
 GPU_RESULTS ?= $(BUILD)/gpu-results.tsv
 cuda_home    = $(dir $(patsubst %/,%,$(dir $(shell command -v $(NVCC)))))
 cuda_link    = -L$(cuda_home)lib64 -lcudart_static -lrt -ldl -lpthread
-gpu_programs = $(patsubst %,$(BUILD)/gpu/%,$(cuda_suites) device bench)
+gpu_programs = $(patsubst %,$(BUILD)/gpu/%,$(cuda_suites) device bench) $(BUILD)/kvsink $(BUILD)/libkvcuda.so
 $(BUILD)/gpu/%.o: cuda/%.cu $(wildcard cuda/*.h cuda/*.cuh) ref/kv.h
 	@mkdir -p $(@D)
-	$(call say,nvcc,$<)$(NVCC) -std=c++17 -O3 $(GPU_ARCH) -Xcompiler -Wall -Icuda -Iref -c -o $@ $<
+	$(call say,nvcc,$<)$(NVCC) -std=c++17 -O3 $(GPU_ARCH) -Xcompiler -Wall,-fPIC -Icuda -Iref -c -o $@ $<
 $(BUILD)/libkvcuda.a: $(patsubst %,$(BUILD)/gpu/%.o,$(kernels))
 	@rm -f $@
 	$(call say,ar  ,$@)ar rcs $@ $^
+$(BUILD)/libkvcuda.so: $(patsubst %,$(BUILD)/gpu/%.o,$(kernels))
+	$(call say,link,$@)$(CXX) -shared $^ -o $@ $(cuda_link)
 $(BUILD)/gpu/test_%: tests/test_%.c $(BUILD)/libkvcuda.a $(BUILD)/libkv.a
 	$(call say,test,$<)$(cuda_test) -DKV_GPU -c $< -o $@.o && \
 	    $(CXX) $@.o $(BUILD)/libkvcuda.a $(BUILD)/libkv.a -o $@ -lcriterion -lcjson -lm $(cuda_link)
@@ -251,7 +261,12 @@ $(BUILD)/gpu/device: tests/cuda/device.c $(BUILD)/libkvcuda.a
 $(BUILD)/gpu/bench: tests/cuda/gpu_bench.cu $(BUILD)/libkvcuda.a $(BUILD)/libkv.a
 	$(call say,nvcc,$<)$(NVCC) -std=c++17 -O3 $(GPU_ARCH) -Xcompiler -Wall -Icuda -Iref $^ -o $@ -lcublas
 
-.PHONY: gpu-build gpu-test gpu-bench
+.PHONY: gpu-build gpu-test gpu-bench cusim-lib gpu-lib
+cusim-lib: ## build what kvsink generate --backend sim needs
+	$(need) cusim-lib cuda
+	@$(MAKE) -s --no-print-directory $(BUILD)/libkvcuda-sim.so
+gpu-lib: ## build what kvsink generate --backend cuda needs (nvcc)
+	@$(MAKE) -s --no-print-directory $(BUILD)/libkvcuda.so
 gpu-build:
 	$(need) gpu-test build test cuda
 	@if $(NVCC) --version >/dev/null 2>&1; then $(MAKE) -s --no-print-directory $(gpu_programs); \

@@ -319,7 +319,7 @@ static int check_top(const float *h, const float *add, int n, int C,
                : KV_OK;
 }
 
-//@ start: Start a version, and what it leaves to others
+//@ start-version: Start a version, and what it leaves to others
 static void start(int version, float *h, const float *add, int n, int C,
                   int channel, State s, kv_fault *fault) {
     unsigned blocks = kv_blocks(n, WARPS);

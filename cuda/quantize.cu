@@ -702,7 +702,7 @@ KV_DEVICE void build(const Side &d, const Unit &u, int D, const Shared &sh,
 
 //@ k02: Let a block quantize a unit, staged in shared memory
 template <bool VALUES, int BITS>
-__global__ void __launch_bounds__(BLOCK) k02(Job job) {
+__global__ void __launch_bounds__(BLOCK, 6) k02(Job job) {
     extern __shared__ __align__(16) uint32_t rows[];
     __shared__ Shared sh;
     Side d = side_of(job, fetch_step(job, blockIdx.z), VALUES);
@@ -720,7 +720,7 @@ __global__ void __launch_bounds__(BLOCK) k02(Job job) {
 
 //@ k03: Stage 16 bytes at a time
 template <bool VALUES, int BITS>
-__global__ void __launch_bounds__(BLOCK) k03(Job job) {
+__global__ void __launch_bounds__(BLOCK, 6) k03(Job job) {
     extern __shared__ __align__(16) uint32_t rows[];
     __shared__ Shared sh;
     Side d = side_of(job, fetch_step(job, blockIdx.z), VALUES);

@@ -155,7 +155,7 @@ static int open_memory(tm_base *b, kv_error *err)
     if (!b->spec.stream)
         return tm_window_open(&b->whole, b->e.model, &f16, &f16, b->spec.ctx,
                               b->fast ? tm_fast_pool(b->fast) : NULL, err);
-    tm_sequence_spec plain = {f16, f16, {.kind = KV_KEEP_NONE}, NULL, 0, b->spec.ctx};
+    tm_sequence_spec plain = {f16, f16, {.kind = KV_KEEP_NONE}, NULL, 0, b->spec.ctx, NULL};
     return tm_sequence_open(&b->sequence, &b->e, b->fast, &plain, err);
 }
 

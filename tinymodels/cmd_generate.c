@@ -21,6 +21,10 @@ typedef struct {
     kv_profile profile;
     const kv_profile *known; /* &profile, or NULL */
     tm_sequence *sequence;
+    tm_device *device;  /* or NULL */
+    int backend;
+    float *scratch;     /* the scalar backend's */
+    kv_backend scalar;
     int *prompt, *token; /* token: what was generated */
     int n_prompt, n_token, n, stopped;
     float *hidden, *logits; /* [n_prompt][width], and one row */
@@ -67,6 +71,36 @@ static int read_prompt(job *j, const char *prompt, int chat, kv_error *err)
     return KV_OK;
 }
 
+/* ---------------------------------------------------------------- backend */
+
+enum { FAST, REF, SIM, CUDA };
+
+/* Matrix products of sim and cuda are those of fast. */
+static int choose_backend(job *j, kv_error *err)
+{
+    if (j->backend == REF) {
+        j->scratch = session_floats((size_t)(j->n_prompt + j->n), "attention rows", err);
+        if (!j->scratch) return err->code;
+        j->scalar = kv_scalar_backend(j->scratch);
+        j->s.backend = &j->scalar;
+    }
+    if (j->backend == SIM || j->backend == CUDA) {
+        if (tm_device_open(&j->device, j->backend == SIM, j->s.backend, err)) return err->code;
+        j->s.backend = tm_device_backend(j->device);
+        cli_note("backend: %s", tm_device_name(j->device));
+    }
+    return KV_OK;
+}
+
+/* What the simulator has to complain about is a failure. */
+static int check_device(job *j, kv_error *err)
+{
+    if (!j->device) return KV_OK;
+    if (tm_sequence_fetch(j->sequence, err)) return err->code;
+    long n = tm_device_findings(j->device);
+    return n ? kv_fail(err, KV_FAIL_RUN, "the simulator found %ld mistakes in the kernels", n) : KV_OK;
+}
+
 /* ------------------------------------------------------------------ cache */
 
 static int check_cache(job *j, kv_error *err)
@@ -93,8 +127,9 @@ static int open_cache(job *j, kv_error *err)
 {
     const cli_cache *c = &j->cache;
     tm_engine e = report_engine(&j->s);
-    tm_sequence_spec spec = {c->keys, c->values, c->keep, j->known, c->recent, j->n_prompt + j->n};
-    return tm_sequence_open(&j->sequence, &e, j->s.fast, &spec, err);
+    tm_sequence_spec spec = {c->keys, c->values, c->keep, j->known, c->recent, j->n_prompt + j->n,
+                             j->device};
+    return tm_sequence_open(&j->sequence, &e, j->backend == REF ? NULL : j->s.fast, &spec, err);
 }
 
 /* -------------------------------------------------------------- computing */
@@ -283,6 +318,8 @@ static int allocate(job *j, kv_error *err)
 static void release(job *j)
 {
     tm_sequence_close(j->sequence);
+    tm_device_close(j->device);
+    free(j->scratch);
     tm_profile_free(&j->profile);
     free(j->prompt);
     free(j->token);
@@ -305,6 +342,9 @@ int cmd_generate(int argc, char **argv)
         {"--seed", CLI_SEED, &j.random, "S", "0", 0, 0, "for the choice at a temperature above 0"},
         {"--chat", CLI_FLAG, &chat, NULL, NULL, 0, 0,
          "the prompt is a user's message: wrap it in the model's chat template"},
+        {"--backend", CLI_CHOICE, &j.backend, "fast|ref|sim|cuda", "fast", 0, 0,
+         "who computes: all cores, the scalar reference, or the kernels of cuda/ on packed caches, in the "
+         "simulator or on a GPU"},
         {0}};
     static const char *const examples[] = {
         "kvsink generate model.gguf --prompt 'Once upon a time' -n 100",
@@ -326,7 +366,8 @@ int cmd_generate(int argc, char **argv)
     if (cli_cache_options(&j.cache, &common, &err)) return cli_fail(&command, &err);
     if (session_open(&j.s, &common, &err)) return cli_fail(&command, &err);
     if (check_cache(&j, &err) || read_prompt(&j, prompt, chat, &err) || allocate(&j, &err) ||
-        open_cache(&j, &err) || generate(&j, &err))
+        choose_backend(&j, &err) || open_cache(&j, &err) || generate(&j, &err) ||
+        check_device(&j, &err))
         status = cli_fail(&command, &err);
     else report(&j);
     release(&j);

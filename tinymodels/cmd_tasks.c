@@ -34,7 +34,8 @@ static int prepare(job *j, const cli_common *common, kv_error *err)
     j->spec.ids = j->ids;
     j->spec.n = j->n;
     j->spec.cache = (tm_sequence_spec){j->cache.keys, j->cache.values, j->cache.keep,
-                                       j->cache.profile ? &j->profile : NULL, j->cache.recent, 0};
+                                       j->cache.profile ? &j->profile : NULL, j->cache.recent, 0,
+                                       NULL};
     return code;
 }
 

@@ -119,7 +119,7 @@ static int open_memory(evaluation *v, int layers, kv_error *err)
     tm_fast *fast = tm_base_fast(v->base);
     if (v->spec->stream) {
         tm_sequence_spec q = {c->keys, c->values, *rule_of(v), v->spec->profile, c->recent,
-                              v->spec->ctx};
+                              v->spec->ctx, NULL};
         if (layers)
             return kv_fail(err, KV_FAIL_USAGE, "errors of layers are measured on whole windows, not"
                            " with --stream");

@@ -581,8 +581,13 @@ static int prefill(tm_stream *s, const kv_backend *backend, int layer, float *ou
 static int decode_one(tm_stream *s, int layer, float *out, float *weights, const float *q,
                       const float *k, const float *v, const float *sink, kv_error *err)
 {
-    int now = s->tokens[layer];
-    int bad = kv_cache_append(&s->cache, layer, k, v, &now, *pending(s, layer, now), 1, err);
+    int now = s->tokens[layer], bad;
+    if (s->spec.device) {
+        bad = tm_device_append(s->spec.device, layer, k, v, &now, *pending(s, layer, now), 1, err);
+        return bad ? bad : tm_device_decode(s->spec.device, out, q, layer, s->model->shape.heads, sink,
+                                            s->shift, err);
+    }
+    bad = kv_cache_append(&s->cache, layer, k, v, &now, *pending(s, layer, now), 1, err);
     if (bad)
         return bad;
     return s->fast ? tm_fast_decode(s->fast, out, weights, q, &s->cache, layer, sink, s->shift, err)
@@ -597,6 +602,8 @@ static int decode(tm_stream *s, int layer, float *out, float *rows, const float 
     size_t T = (size_t)s->tokens[layer] + (size_t)n, H = (size_t)shape.heads;
     float *weights = rows ? malloc(H * T * sizeof *weights) : NULL;
     int bad = rows && !weights ? no_memory("attention rows", err) : KV_OK;
+    if (rows && s->spec.device)
+        bad = kv_fail(err, KV_FAIL_USAGE, "the device does not hand out attention rows of its caches");
     for (size_t i = 0; i < (size_t)n && !bad; i++) {
         size_t seen = (size_t)s->tokens[layer] + 1;
         bad = decode_one(s, layer, out + i * Q, weights, q + i * Q, k + i * row, v + i * row, sink,
@@ -639,6 +646,26 @@ typedef struct {
     kv_error *err; /* [layers] */
 } filling;
 
+/* Which positions of a layer are kept, and how many. */
+static const int *kept_in(const kv_keep *keep, int layer, int *count)
+{
+    *count = keep && layer < keep->layers ? keep->count[layer] : 0;
+    return *count ? keep->position + (size_t)layer * (size_t)keep->capacity : NULL;
+}
+
+/* The device takes one layer after the other. */
+static int fill_device(const tm_stream *s, const kv_keep *keep, const kv_cache_spec *spec,
+                       kv_error *err)
+{
+    int bad = tm_device_begin(s->spec.device, spec, err), count;
+    for (int l = 0; l < s->model->layers && !bad && s->k; l++) {
+        const int *kept = kept_in(keep, l, &count);
+        bad = tm_device_append(s->spec.device, l, s->k + (size_t)l * layer_floats(s),
+                               s->v + (size_t)l * layer_floats(s), kept, count, s->tokens[l], err);
+    }
+    return bad;
+}
+
 /* A cache has one scratch area; a layer filled by a thread of its own gets another. */
 static void fill_layer(void *arg, int layer, int worker)
 {
@@ -647,12 +674,8 @@ static void fill_layer(void *arg, int layer, int worker)
     (void)worker;
     kv_cache own = s->cache;
     void *work = malloc(kv_cache_work_size(&own.spec));
-    const int *kept = NULL;
-    int count = 0;
-    if (f->keep && layer < f->keep->layers) {
-        kept = f->keep->position + (size_t)layer * (size_t)f->keep->capacity;
-        count = f->keep->count[layer];
-    }
+    int count;
+    const int *kept = kept_in(f->keep, layer, &count);
     if (work)
         kv_cache_work_init(&own.work, &own.spec, work);
     if (!work)
@@ -677,7 +700,10 @@ int tm_stream_begin_decode(tm_stream *s, const kv_keep *keep, kv_error *err)
     filling f = {s, keep, calloc((size_t)layers, sizeof *f.err)};
     if (!f.err)
         return no_memory("quantizing", err);
-    tm_parallel(s->fast ? tm_fast_pool(s->fast) : NULL, fill_layer, &f, layers);
+    if (s->spec.device)
+        bad = fill_device(s, keep, &spec, err);
+    else
+        tm_parallel(s->fast ? tm_fast_pool(s->fast) : NULL, fill_layer, &f, layers);
     for (int l = 0; l < layers && !bad; l++)
         if (f.err[l].code)
             bad = kv_fail(err, f.err[l].code, "layer %d: %.400s", l, f.err[l].text);
@@ -702,6 +728,9 @@ int tm_stream_promote(tm_stream *s, int position, int first, int last, int *kept
         int done = 1;
         if (position >= s->tokens[l])
             *pending(s, l, position) = 1;
+        else if (s->spec.device)
+            bad = kv_fail(err, KV_FAIL_USAGE, "the device's caches cannot keep a token that has "
+                          "arrived already; leave out +decode, or /all with it");
         else
             bad = kv_cache_keep(&s->cache, l, position, &done, err);
         count += done;
@@ -805,4 +834,12 @@ kv_bytes tm_stream_bytes(const tm_stream *s, int layer)
 const kv_cache *tm_stream_cache(const tm_stream *s)
 {
     return s->decoding ? &s->cache : NULL;
+}
+
+int tm_stream_fetch(tm_stream *s, kv_error *err)
+{
+    int bad = KV_OK;
+    for (int l = 0; s->decoding && s->spec.device && l < s->model->layers && !bad; l++)
+        bad = tm_device_fetch(s->spec.device, &s->cache, l, err);
+    return bad;
 }

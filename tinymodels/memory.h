@@ -16,6 +16,7 @@
 #ifndef TM_MEMORY_H
 #define TM_MEMORY_H
 
+#include "device.h"
 #include "fast.h"
 #include "kv.h"
 #include "threads.h"
@@ -64,6 +65,7 @@ typedef struct {
     int capacity; /* tokens at most, prefill included */
     int kept;     /* kept tokens per layer at most */
     kv_limits key_limits, value_limits; /* static formats, as in kv_cache_spec */
+    tm_device *device; /* NULL; else its packed caches are used, and attention from them */
 } tm_stream_spec;
 
 /* fast NULL: one thread, and answers by kv_decode; else answers by tm_fast_decode, whatever backend
@@ -97,6 +99,10 @@ kv_bytes tm_stream_bytes(const tm_stream *s, int layer);
 
 /* The cache itself, NULL during the prefill. */
 const kv_cache *tm_stream_cache(const tm_stream *s);
+
+/* With a device: brings what its caches hold into that cache, for the two functions above. Without one it
+ * is nothing. */
+int tm_stream_fetch(tm_stream *s, kv_error *err);
 
 #ifdef __cplusplus
 }

@@ -20,7 +20,7 @@ int tm_sequence_open(tm_sequence **out, const tm_engine *e, tm_fast *fast,
                      const tm_sequence_spec *spec, kv_error *err)
 {
     tm_stream_spec stream = {.keys = spec->keys, .values = spec->values, .recent = spec->recent,
-                             .capacity = spec->capacity,
+                             .capacity = spec->capacity, .device = spec->device,
                              .kept = spec->keep.kind == KV_KEEP_NONE ? 0 : spec->capacity};
     tm_sequence *s = calloc(1, sizeof *s);
     *out = NULL;
@@ -103,6 +103,11 @@ int tm_sequence_tokens(const tm_sequence *s)
 int tm_sequence_capped(const tm_sequence *s)
 {
     return s->capped;
+}
+
+int tm_sequence_fetch(tm_sequence *s, kv_error *err)
+{
+    return tm_stream_fetch(s->stream, err);
 }
 
 const tm_stream *tm_sequence_stream(const tm_sequence *s)

@@ -22,6 +22,7 @@ typedef struct {
     const kv_profile *profile; /* or NULL */
     int recent;                /* R */
     int capacity;              /* tokens at most, prompt included */
+    tm_device *device;         /* where its caches are, as in tm_stream_spec; or NULL */
 } tm_sequence_spec;
 
 typedef struct tm_sequence tm_sequence;
@@ -43,6 +44,9 @@ int tm_sequence_capped(const tm_sequence *s); /* the keep rule met its cap in th
 
 /* The memory it runs on, for those who want to see each layer. */
 const tm_stream *tm_sequence_stream(const tm_sequence *s);
+
+/* With a device: tm_stream_fetch, before the cache is looked at. */
+int tm_sequence_fetch(tm_sequence *s, kv_error *err);
 
 /* Of what is in the cache now: bytes of all layers, kept positions summed over layers. */
 double tm_sequence_bytes(const tm_sequence *s);

@@ -35,6 +35,7 @@ echo "$device, commit $commit"
 last=$(sh tests/tools/run.sh $suites | tee /dev/stderr | tail -1)
 status=1
 case $last in *" 0 failed"*) status=0 ;; esac
+BUILD=$build sh tests/cuda/generate.sh cuda || status=1
 printf '%s\t%s\t%s\tgpu-test\t%s\n' "$(date -u +%F)" "$commit" "$device" "$last" >>"$results"
 if command -v compute-sanitizer >/dev/null 2>&1; then
     clean=0 unclean=0
