@@ -1,18 +1,18 @@
 /* Chapter 3: what a sink costs its neighbours, format by format (the paper's Table 1 in shape).
  *
  * Keys and values of the unquantized model are quantized per token and per channel, with groups of
- * several sizes, each with ranges from the data (dynamic) and from calibration texts (static),
- * once with the sinks in the ranges and once without. The error is |x - x^| / |x|, norms over all
- * elements of the rows in question; sinks and all other tokens are measured apart. Without means that
- * sinks leave the range but are still coded with it, clamped, so that both columns tell what the
- * range does; with KVSink such rows are 16 bits wide and their error is that of binary16.
+ * several sizes, each with ranges from the data (dynamic) and from calibration texts (static), once
+ * with the sinks in the ranges and once without. The error is |x - x^| / |x|, norms over all elements
+ * of the rows in question; sinks and all other tokens are measured apart. Without means that sinks
+ * leave the range but are still coded with it, clamped, so that both columns tell what the range
+ * does; with KVSink such rows are 16 bits wide and their error is that of binary16.
  *
- * Sinks are what kvsink:auto@each/all finds. Static ranges are the extremes of each channel over the
- * calibration texts, with and without the sinks of those texts.
+ * Sinks are what kvsink:auto@each/all finds. Static ranges are the extremes of each channel over
+ * the calibration texts, with and without the sinks of those texts.
  *
- * errors.tsv   row (text/tensor/bits/range/axis:group), windows, mean error over layers of sinks and of
- *              the rest, with and without; change of the rest's in percent, mean and the layer's where
- *              it falls most, and that layer
+ * errors.tsv   row (text/tensor/bits/range/axis:group), windows, mean error over layers of sinks and
+ *              of the rest, with and without; change of the rest's in percent, mean and the layer's
+ *              where it falls most, and that layer
  * layers.tsv   row (tensor/bits/range/axis:group/layer) the four errors, first text only
  * errors.png   the same over depth for four formats at two bits, first text */
 #include <math.h>
@@ -29,7 +29,7 @@ enum { SINKS, REST, KINDS };
 
 static const char *const tensor_name[TENSORS] = {"keys", "values"};
 
-/* Per channel, a static range is the channel's own whatever the group, so one group stands for all. */
+/* Per channel, a static range is the channel's own whatever the group: one stands for all. */
 static const struct { const char *text; int is_static; } shapes[] = {
     {"token:32", 0}, {"token:64", 0}, {"token:all", 0},
     {"channel:32", 0}, {"channel:64", 0}, {"channel:128", 0}, {"channel:all", 0},
@@ -104,7 +104,8 @@ static int is_kept(const job *j, int layer, int t)
 
 static void widen(job *j, int tensor, int way, int layer, int t)
 {
-    size_t row = row_of(j), at = ((size_t)way * (size_t)j->x.s.model->layers + (size_t)layer) * row;
+    size_t row = row_of(j), L = (size_t)j->x.s.model->layers;
+    size_t at = ((size_t)way * L + (size_t)layer) * row;
     const float *x = j->rows[tensor] + ((size_t)layer * (size_t)j->x.ctx + (size_t)t) * row;
     float *lo = j->lo[tensor] + at, *hi = j->hi[tensor] + at;
     for (size_t c = 0; c < row; c++) {
@@ -404,8 +405,8 @@ int main(int argc, char **argv)
         "03", "Error of keys and values by format, with and without the sinks in the range.",
         "chapters/03-quantizers/experiment.c tinymodels/experiment.c tinymodels/evidence.c"
         " ref/quantize.c ref/half.c ref/kvsink.c ref/keep.c ref/transformer.c",
-        "A head size that 64 does not divide is refused: the groups are those of the paper.", 512, 8, 1,
-        own};
+        "A head size that 64 does not divide is refused: the groups are those of the paper.", 512, 8,
+        1, own};
     kv_error err;
     int status;
     if (!experiment_open(&j.x, &spec, argc, argv, &status)) return cli_finish(status);

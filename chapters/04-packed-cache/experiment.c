@@ -213,7 +213,8 @@ int main(int argc, char **argv)
     const experiment_spec spec = {
         "04", "Time and bytes of predicting, waiting, quantizing and decoding.",
         "chapters/04-packed-cache/experiment.c tinymodels/experiment.c tinymodels/memory.c"
-        " tinymodels/fast.c tinymodels/fast_decode.c ref/cache.c ref/quantize.c ref/kvsink.c",
+        " tinymodels/fast.c tinymodels/fast_decode.c ref/cache.c ref/cache_setup.c ref/cache_read.c"
+        " ref/quantize.c ref/kvsink.c",
         NULL, 64, 1, 1, own};
     kv_error err;
     int status;

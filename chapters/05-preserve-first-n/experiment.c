@@ -433,7 +433,8 @@ int main(int argc, char **argv)
         "05", "Where a few tokens, chosen once, are the wrong ones.",
         "chapters/05-preserve-first-n/experiment.c tinymodels/experiment.c tinymodels/eval.c"
         " tinymodels/evidence.c tinymodels/memory.c tinymodels/promote.c tinymodels/sequence.c"
-        " ref/cache.c ref/keep.c ref/kvsink.c ref/quantize.c ref/transformer.c", NULL, 512, 4, 1,
+        " ref/cache.c ref/cache_setup.c ref/cache_read.c ref/keep.c ref/kvsink.c ref/quantize.c"
+        " ref/transformer.c", NULL, 512, 4, 1,
         own};
     kv_error err = {0, ""};
     int status;
