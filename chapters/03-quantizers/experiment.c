@@ -2,16 +2,16 @@
  *
  * Keys and values of the unquantized model are quantized per token and per channel, with groups of
  * several sizes, each with ranges from the data (dynamic) and from calibration texts (static), once
- * with the sinks in the ranges and once without. The error is |x - x^| / |x|, norms over all elements
- * of the rows in question; sinks and all other tokens are measured apart. Without means that sinks
+ * with the sinks in the ranges and once without. The error is |x - x^| / |x|, norms over all
+ * elements of the rows in question; sinks and all other tokens are measured apart. Without means that sinks
  * leave the range but are still coded with it, clamped, so that both columns tell what the range
  * does; with KVSink such rows are 16 bits wide and their error is that of binary16.
  *
  * Sinks are what kvsink:auto@each/all finds. Static ranges are the extremes of each channel over
  * the calibration texts, with and without the sinks of those texts.
  *
- * errors.tsv   row (text/tensor/bits/range/axis:group), windows, mean error over layers of sinks and
- *              of the rest, with and without; change of the rest's in percent, mean and the layer's
+ * errors.tsv   row (text/tensor/bits/range/axis:group), windows, mean error over layers of sinks
+ *              and of the rest, with and without; change of the rest's in percent, mean and the layer's
  *              where it falls most, and that layer
  * layers.tsv   row (tensor/bits/range/axis:group/layer) the four errors, first text only
  * errors.png   the same over depth for four formats at two bits, first text */
@@ -169,8 +169,8 @@ static void one_layer(void *arg, int task, int worker)
 {
     job *j = arg;
     size_t size = (size_t)j->T * row_of(j);
-    kv_quantized q = {malloc(size), malloc(size * sizeof(uint16_t)), malloc(size * sizeof(uint16_t)),
-                      malloc(size * sizeof(float)), NULL, NULL};
+    kv_quantized q = {malloc(size), malloc(size * sizeof *q.scale), malloc(size * sizeof *q.min),
+                      malloc(size * sizeof *q.x_hat), NULL, NULL};
     uint8_t *kept = malloc((size_t)j->T);
     (void)worker;
     j->bad[task] = !q.codes || !q.scale || !q.min || !q.x_hat || !kept ||
@@ -405,8 +405,8 @@ int main(int argc, char **argv)
         "03", "Error of keys and values by format, with and without the sinks in the range.",
         "chapters/03-quantizers/experiment.c tinymodels/experiment.c tinymodels/evidence.c"
         " ref/quantize.c ref/half.c ref/kvsink.c ref/keep.c ref/transformer.c",
-        "A head size that 64 does not divide is refused: the groups are those of the paper.", 512, 8,
-        1, own};
+        "A head size that 64 does not divide is refused: the groups are those of the paper.", 512,
+        8, 1, own};
     kv_error err;
     int status;
     if (!experiment_open(&j.x, &spec, argc, argv, &status)) return cli_finish(status);

@@ -208,7 +208,7 @@ static int write_layers(const job *j, kv_error *err)
     return code ? code : tm_out_close(&out, err);
 }
 
-/* Recall and precision of the first rules by layer, a panel each: the first text at the first eps. */
+/* Recall and precision of the first rules by layer, a panel each: first text, first eps. */
 static int picture_prediction(const job *j, kv_error *err)
 {
     enum { PANELS = 6 };
