@@ -1,18 +1,18 @@
 /* Chapter 3: what a sink costs its neighbours, format by format (the paper's Table 1 in shape).
  *
  * Keys and values of the unquantized model are quantized per token and per channel, with groups of
- * several sizes, each with ranges from the data (dynamic) and from calibration texts (static), once
- * with the sinks in the ranges and once without. The error is |x - x^| / |x|, norms over all
- * elements of the rows in question; sinks and all other tokens are measured apart. Without means that sinks
- * leave the range but are still coded with it, clamped, so that both columns tell what the range
- * does; with KVSink such rows are 16 bits wide and their error is that of binary16.
+ * several sizes, each with ranges from the data (dynamic) and from calibration texts (static),
+ * once with the sinks in the ranges and once without. The error is |x - x^| / |x|, norms over all
+ * elements of the rows in question; sinks and all other tokens are measured apart. Without means
+ * that sinks leave the range but are still coded with it, clamped, so that both columns tell what
+ * the range does; with KVSink such rows are 16 bits wide and their error is that of binary16.
  *
  * Sinks are what kvsink:auto@each/all finds. Static ranges are the extremes of each channel over
  * the calibration texts, with and without the sinks of those texts.
  *
  * errors.tsv   row (text/tensor/bits/range/axis:group), windows, mean error over layers of sinks
- *              and of the rest, with and without; change of the rest's in percent, mean and the layer's
- *              where it falls most, and that layer
+ *              and of the rest, with and without; change of the rest's in percent, mean and the
+ *              layer's where it falls most, and that layer
  * layers.tsv   row (tensor/bits/range/axis:group/layer) the four errors, first text only
  * errors.png   the same over depth for four formats at two bits, first text */
 #include <math.h>
