@@ -21,7 +21,8 @@ static int prepare(job *j, const cli_common *common, kv_error *err)
     char *text;
     size_t length;
     kv_shape shape = j->s.model->shape;
-    if (kv_format_check(&j->cache.keys, shape, 0, err) ||
+    if (cli_cache_fit(&j->cache, common, shape, err) ||
+        kv_format_check(&j->cache.keys, shape, 0, err) ||
         kv_format_check(&j->cache.values, shape, 1, err)) return err->code;
     if (j->cache.profile && report_profile(&j->profile, &j->s, j->cache.profile, err))
         return err->code;

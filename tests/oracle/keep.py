@@ -51,7 +51,8 @@ MISTAKES = {
         "Without `@` the stage with the largest magnitude is taken instead of the largest ratio."
     ),
     "early-layers-empty": (
-        "With `/all` or a range the layers up to the first stage must get the first stage's set."
+        "With `/all` or a range the layers up to the first stage must get the first stage's set (with "
+        "`union` those of all stages)."
     ),
     "auto-cap": "`auto` is not limited to max(5, 5 % of the tokens).",
     "auto-takes-five": "`auto` takes five tokens, instead of only those that pass the threshold.",
@@ -229,10 +230,12 @@ def kvsink_layers(stages, sets, selector, span, layers, wrong):
             high -= 1
         if not low <= layer <= high or (span == "after" and not below):
             out.append([])
+        elif not below and wrong == "early-layers-empty":
+            out.append([])
         elif selector == "union" and wrong != "union-waits":
             out.append(sorted(set().union(*at.values())))
         elif not below:
-            out.append([] if wrong == "early-layers-empty" else sorted(at[used[0]]))
+            out.append(sorted(at[used[0]]))
         elif (selector in ("join", "union") and wrong != "join-replaces") or wrong == "each-adds":
             out.append(sorted(set().union(*[at[s] for s in below])))
         else:
