@@ -268,8 +268,8 @@ cusim-lib: ## build what kvsink generate --backend sim needs
 gpu-lib: ## build what kvsink generate --backend cuda needs (nvcc)
 	@$(MAKE) -s --no-print-directory $(BUILD)/libkvcuda.so
 gpu-build:
-	$(need) gpu-test build test cuda
-	@if $(NVCC) --version >/dev/null 2>&1; then $(MAKE) -s --no-print-directory $(gpu_programs); \
+	@if $(NVCC) --version >/dev/null 2>&1; then sh tests/tools/need.sh gpu-test build test cuda && \
+	    $(MAKE) -s --no-print-directory $(gpu_programs); \
 	    else echo "gpu: $(words $(gpu_programs)) programs skipped: no nvcc here"; fi
 gpu-test: gpu-build ## run the kernels' tests on a GPU, under compute-sanitizer too (skipped without one)
 	@BUILD=$(BUILD) GPU_RESULTS=$(GPU_RESULTS) sh tests/cuda/gpu.sh test

@@ -11,14 +11,20 @@ build=${BUILD:-build}
 results=${GPU_RESULTS:-$build/gpu-results.tsv}
 suites=$(find "$build/gpu" -name 'test_cuda_*' -perm -u+x 2>/dev/null | sort)
 commit=$(git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
-count=$(echo "$suites" | grep -c .)
+count=$(find tests -name 'test_cuda_*.c' | wc -l)
+built=$([ -n "$suites" ] && echo "programs were built, but" || echo "there is no nvcc to build them, and")
 
 if [ ! -e /dev/nvidia0 ] && ! nvidia-smi -L >/dev/null 2>&1; then
     if [ "$mode" = test ]; then
-        echo "gpu-test: 0 passed, 0 failed, $count suites skipped: they were built, and there is no GPU here"
+        echo "gpu-test: 0 passed, 0 failed, $count suites skipped: $built there is no GPU here"
     else
-        echo "gpu-bench: skipped: it was built, and there is no GPU here"
+        echo "gpu-bench: skipped: $built there is no GPU here"
     fi
+    exit 0
+fi
+
+if [ -z "$suites" ]; then
+    echo "gpu: there is a GPU, but no nvcc built the programs: 0 passed, 0 failed, $count suites skipped"
     exit 0
 fi
 
