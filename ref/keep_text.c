@@ -15,9 +15,10 @@
  * with other rules those behind the stage with the largest ratio), all (the
  * default of the others), or a range such as 12-29. M is a decimal number from
  * 0 to 100, 1 if it is left out. +decode applies the rule to tokens that are
- * generated, too; without it only tokens of the prompt are kept. Rules that compare the tokens
- * of a text with each other cannot judge one that comes alone, and refuse it;
- * criterion, which goes on counting, always looks at them. */
+ * generated, too; without it only tokens of the prompt are kept. Rules that
+ * compare the tokens of a text with each other cannot judge one that comes
+ * alone, and refuse it; criterion, which goes on counting, always looks at
+ * them. */
 #include <stdlib.h>
 #include <string.h>
 
