@@ -206,7 +206,7 @@ def collect(build, step):
         shutil.copy(os.path.join(folder, "cells.jsonl"), os.path.join(home, "results", name + ".jsonl"))
         stored.append(table)
         for picture in glob.glob(os.path.join(folder, "*.png")):
-            if "kept" not in os.path.basename(picture) or name == "rules":
+            if "kept" not in os.path.basename(picture) or picture.endswith("rules/kept-packed.png"):
                 shutil.copy(picture, os.path.join(home, "%s-%s" % (name, os.path.basename(picture))))
     if stored:
         run_command(["sh", "book/build.sh", "stamp"] + [os.path.relpath(p, TOP) for p in stored])
