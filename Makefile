@@ -257,7 +257,8 @@ $(BUILD)/gpu/test_%: tests/test_%.c $(BUILD)/libkvcuda.a $(BUILD)/libkv.a
 	    $(CXX) $@.o $(BUILD)/libkvcuda.a $(BUILD)/libkv.a -o $@ -lcriterion -lcjson -lm $(cuda_link)
 	@rm -f $@.o
 $(BUILD)/gpu/device: tests/cuda/device.c $(BUILD)/libkvcuda.a
-	$(call say,cc  ,$<)$(cuda_test) -c $< -o $@.o && $(CXX) $@.o $(BUILD)/libkvcuda.a -o $@ $(cuda_link)
+	$(call say,cc  ,$<)$(cuda_test) -c $< -o $@-main.o && $(CXX) $@-main.o $(BUILD)/libkvcuda.a -o $@ $(cuda_link)
+	@rm -f $@-main.o
 $(BUILD)/gpu/bench: tests/cuda/gpu_bench.cu $(BUILD)/libkvcuda.a $(BUILD)/libkv.a
 	$(call say,nvcc,$<)$(NVCC) -std=c++17 -O3 $(GPU_ARCH) -Xcompiler -Wall -Icuda -Iref $^ -o $@ -lcublas
 
