@@ -58,7 +58,7 @@ def sections(data):
 class Instruction:
     """op: its name, "?12f" if unknown; width: of a memory access, in bits; target: of a branch."""
 
-    def __init__(self, index, low, high):
+    def __init__(self, index, low, high, arch):
         code = low & 0x1ff
         self.op = OPS.get(code, f"?{code:03x}")
         self.predicated = low >> 12 & 7 != 7 or low >> 15 & 1
@@ -68,21 +68,25 @@ class Instruction:
             distance = low >> 34 | (high & 0x3ffff) << 30  # 48 bits and their sign
             if distance >> 47:
                 distance -= 1 << 48
-            self.target = index + 1 + (distance * 256 + (low >> 16 & 255)) // 4
+            if arch >= 90:  # the lowest byte of the distance stands apart
+                distance = distance * 256 + (low >> 16 & 255)
+            self.target = index + 1 + distance // 4  # in units of four bytes
 
 
-def decode(code):
+def decode(code, arch):
     words = struct.unpack(f"<{len(code) // 8}Q", code)
-    return [Instruction(i, words[2 * i], words[2 * i + 1]) for i in range(len(words) // 2)]
+    return [Instruction(i, words[2 * i], words[2 * i + 1], arch) for i in range(len(words) // 2)]
 
 
 def kernels(path):
     """mangled name -> instructions, without the padding after the end (a branch to itself, then NOPs)."""
     found = {}
-    for name, code in sections(open(path, "rb").read()).items():
+    data = open(path, "rb").read()
+    arch = data[0x31]  # 80, 90, ...: the second byte of the ELF file's flags
+    for name, code in sections(data).items():
         if not name.startswith(".text."):
             continue
-        body = decode(code)
+        body = decode(code, arch)
         while body and (body[-1].op == "NOP" or body[-1].target == len(body) - 1):
             body.pop()
         found[name[6:]] = body
@@ -90,10 +94,10 @@ def kernels(path):
 
 
 def loops(body):
-    """(first, last) of each backward branch, outer ones first."""
+    """(first, last) of each backward branch within the kernel, outer ones first."""
     found = {}
     for i, ins in enumerate(body):
-        if ins.target is not None and ins.target <= i:
+        if ins.target is not None and 0 <= ins.target <= i:
             found[ins.target] = max(found.get(ins.target, 0), i)
     return sorted(found.items(), key=lambda l: (l[0], -l[1]))
 
