@@ -46,6 +46,7 @@ PROGRAMS = {
 QUICK = {
     "06-kvsink/rules": ["plain/k2v2/none", "plain/k2v2/first:5", "packed/k2v2/kvsink:5@11",
                         "packed/k2v2/kvsink:best"],
+    "06-kvsink/packed": ["seventeen/k2v2/kvsink:best"],
     "05-preserve-first-n/how-many": ["each/k4v4/first:5", "each/k4v4/kvsink:5/all"],
 }
 
@@ -221,10 +222,13 @@ def quick(build):
     profile(build)
     for step, cells in QUICK.items():
         chapter, name = step.split("/")
+        stored = os.path.join(TOP, "chapters", chapter, "results", name + ".jsonl")
+        if not os.path.exists(stored):
+            print("%s: skipped, no results are stored" % step)
+            continue
         folder = os.path.join(build, "study-quick", name)
         os.makedirs(os.path.join(TOP, folder), exist_ok=True)
-        shutil.copy(os.path.join(TOP, "chapters", chapter, "results", name + ".jsonl"),
-                    os.path.join(TOP, folder, "cells.jsonl"))
+        shutil.copy(stored, os.path.join(TOP, folder, "cells.jsonl"))
         done = subprocess.run([os.path.join(build, "kvsink"), "sweep", spec_path(step), "-o", folder, "--quick"] +
                               cells + ["--windows", "4", "--tolerance", "0.1"], cwd=TOP)
         failed += done.returncode != 0
