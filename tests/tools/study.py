@@ -206,8 +206,10 @@ def collect(build, step):
         write(table, sweep_table(build, step))
         shutil.copy(os.path.join(folder, "cells.jsonl"), os.path.join(home, "results", name + ".jsonl"))
         stored.append(table)
+        with open(os.path.join(folder, "table.md")) as f:
+            whole = "not measured yet" not in f.read()  # half a picture misleads
         for picture in glob.glob(os.path.join(folder, "*.png")):
-            if "kept" not in os.path.basename(picture) or picture.endswith("rules/kept-packed.png"):
+            if whole and "kept" not in os.path.basename(picture):  # a page for each rule is too long to print
                 shutil.copy(picture, os.path.join(home, "%s-%s" % (name, os.path.basename(picture))))
     if stored:
         run_command(["sh", "book/build.sh", "stamp"] + [os.path.relpath(p, TOP) for p in stored])
