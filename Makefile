@@ -26,8 +26,11 @@ tiny     = $(patsubst %.c,$(BUILD)/%.o,$(filter-out tinymodels/main.c tinymodels
 suites   = $(patsubst tests/%.c,$(BUILD)/test/%,$(filter-out tests/test_cuda_%,\
              $(wildcard tests/test_*.c)))
 # chapters/NN-name/experiment.c becomes $(BUILD)/experiments/NN.
+# chapters/NN-name/pictures.c becomes $(BUILD)/pictures/NN, which draws what results/ holds.
 chapters = $(wildcard chapters/*/experiment.c)
+drawings = $(wildcard chapters/*/pictures.c)
 number   = $(firstword $(subst -, ,$(patsubst chapters/%,%,$(1))))
+painters = $(foreach file,$(drawings),$(BUILD)/pictures/$(call number,$(file)))
 experiments = $(foreach file,$(chapters),$(BUILD)/experiments/$(call number,$(file)))
 tools    = $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(wildcard tests/tools/*.c))
 need     = @sh tests/tools/need.sh
@@ -81,12 +84,13 @@ $(BUILD)/bench: $(BUILD)/tinymodels/bench.o $(BUILD)/libtm.a $(BUILD)/libkv.a
 $(BUILD)/test/%: tests/%.c $(BUILD)/libtm.a $(BUILD)/libkv.a
 	@mkdir -p $(@D)
 	$(call say,test,$<)$(CC) $(ALL) -Itests $< $(BUILD)/libtm.a $(BUILD)/libkv.a -o $@ -lcriterion $(LIBS)
-define experiment
-$(BUILD)/experiments/$(call number,$(1)): $(BUILD)/$(1:.c=.o) $(BUILD)/libtm.a $(BUILD)/libkv.a
+define program
+$(BUILD)/$(2)/$(call number,$(1)): $(BUILD)/$(1:.c=.o) $(BUILD)/libtm.a $(BUILD)/libkv.a
 	@mkdir -p $$(@D)
 	$$(call say,link,$$@)$$(CC) $$^ -o $$@ $$(LIBS)
 endef
-$(foreach file,$(chapters),$(eval $(call experiment,$(file))))
+$(foreach file,$(chapters),$(eval $(call program,$(file),experiments)))
+$(foreach file,$(drawings),$(eval $(call program,$(file),pictures)))
 $(BUILD)/test/test_experiments: | $(experiments) $(BUILD)/kvsink
 $(BUILD)/tools/%: tests/tools/%.c $(BUILD)/libtm.a $(BUILD)/libkv.a
 	@mkdir -p $(@D)
@@ -381,9 +385,15 @@ vectors: ## write tests/vectors/ anew from the oracle
 # ---- the book -----------------------------------------------------------------------------------
 
 # BOOK=draft lets code stay unshown while chapters are being written.
-.PHONY: book test-book check-results
+.PHONY: pictures book test-book check-results
+pictures: $(painters) ## draw the chapters' pictures from their results into build/chapters
+	@for file in $(drawings); do \
+	    chapter=$$(dirname $$file); n=$$(basename $$chapter); mkdir -p $(BUILD)/$$chapter; \
+	    $(BUILD)/pictures/$${n%%-*} $$chapter/results $(BUILD)/$$chapter || exit 1; \
+	done
 book: ## weave chapters and code into build/book/index.html (BOOK=draft: while chapters are missing)
-	$(need) book book
+	$(need) book book $(if $(drawings),build)
+	@$(MAKE) -s --no-print-directory pictures
 	@BUILD=$(BUILD) sh book/build.sh
 test-book: ## test the weaver, and look at the book in a browser
 	$(need) test-book book browser
