@@ -27,9 +27,9 @@ CALIBRATION = ["gpl3.txt", "kjv.txt", "faq.txt", "faq-eot.txt"]
 
 # The order of work: what others need first, then what matters most.
 SWEEPS = ["06-kvsink/choose", "06-kvsink/rules", "05-preserve-first-n/how-many", "06-kvsink/packed",
-          "03-quantizers/exclusion", "03-quantizers/outliers", "03-quantizers/formats", 
+          "03-quantizers/exclusion", "03-quantizers/outliers", "03-quantizers/formats",
           "03-quantizers/static-none", "03-quantizers/static-first", "03-quantizers/static-kvsink",
-          "04-packed-cache/streams", "05-preserve-first-n/greedy"]
+          "05-preserve-first-n/how-many-static", "04-packed-cache/streams", "05-preserve-first-n/greedy"]
 TEXTS = ["--text", "plain=texts/jargon.txt", "technical=texts/devref.txt",
          "--packed", "packed=101:texts/packed-5.txt", "--chat", "chat=texts/chat-8.json"]
 PACKED = ["--packed", "two=255:texts/packed-2.txt", "five=101:texts/packed-5.txt",
@@ -51,7 +51,11 @@ QUICK = {
 }
 
 # Static ranges are learned with the rule that the profile's name stands for.
-STATIC = {"static-none": "none", "static-first": "first:5", "static-kvsink": "kvsink:auto@union/all"}
+STATIC = {"static-none": "none", "static-first": "first:5", "static-kvsink": "kvsink:auto@union/all",
+          "how-many-static": "kvsink:auto@union/all"}
+
+# Steps that are scripts of their own: given BUILD and the folder to write STEP.tsv into.
+SCRIPTS = {"06-kvsink/transfer": "tests/tools/transfer.py"}
 
 # What decides the figures of a sweep; a later change of these marks its results as stale.
 SOURCES = ["ref/attention.c", "ref/half.c", "ref/quantize.c", "ref/keep.c", "ref/kvsink.c", "ref/softmax.c",
@@ -76,7 +80,7 @@ def programs():
 
 
 def steps():
-    return sweeps() + ["%s/experiment" % chapter for chapter in programs()]
+    return sweeps() + ["%s/experiment" % chapter for chapter in programs()] + list(SCRIPTS)
 
 
 def run_command(words, stdout=None):
@@ -140,6 +144,10 @@ def measure(build, step):
             return
         run_command(program_command(build, chapter))
         write(done, "%.0f seconds\n" % (time.time() - start))
+    elif step in SCRIPTS:
+        folder = os.path.join(build, "study", step.split("/")[1])
+        if not os.path.exists(os.path.join(TOP, folder, step.split("/")[1] + ".tsv")):
+            run_command([sys.executable, SCRIPTS[step], build, folder])
     else:
         seed(build, step)
         run_command([os.path.join(build, "kvsink"), "sweep", spec_path(step)], subprocess.DEVNULL)
@@ -187,11 +195,11 @@ def collect(build, step):
     chapter = step.split("/")[0]
     home = os.path.join(TOP, "chapters", chapter)
     stored = []
-    if step.endswith("/experiment"):
-        folder = os.path.join(TOP, build, "study", chapter)
+    if step.endswith("/experiment") or step in SCRIPTS:
+        folder = os.path.join(TOP, build, "study", chapter if step.endswith("/experiment") else step.split("/")[1])
         for path in sorted(glob.glob(os.path.join(folder, "*"))):
             name = os.path.basename(path)
-            if name.endswith((".tsv", ".txt", ".json")):
+            if name.endswith((".tsv", ".txt", ".json")) and not name.startswith("profile"):
                 os.makedirs(os.path.join(home, "results"), exist_ok=True)
                 shutil.copy(path, os.path.join(home, "results", name))
                 stored.append(os.path.join(home, "results", name))
@@ -253,6 +261,8 @@ def main():
         if sys.argv[1] == "run":
             measure(build, step)
         collect(build, step)
+    run_command([sys.executable, "tests/tools/claims.py"])
+    run_command(["sh", "book/build.sh", "stamp", "chapters/06-kvsink/results/claims.tsv"])
     return 0
 
 
