@@ -40,8 +40,8 @@ PROGRAMS = {
     "02-outlier-evolution": TEXTS,
     "03-quantizers": TEXTS + ["--constants", "texts/gpl3.txt", "texts/kjv.txt", "texts/faq.txt"],
     "04-packed-cache": ["--text", "plain=texts/jargon.txt"],
-    "05-preserve-first-n": TEXTS[:4] + PACKED[:1] + PACKED[2:] + CHATS,
-    "06-kvsink": TEXTS[:4] + PACKED[:1] + PACKED[1:] + CHATS,
+    "05-preserve-first-n": TEXTS[:3] + PACKED[:1] + PACKED[2:] + CHATS,
+    "06-kvsink": TEXTS[:3] + PACKED + CHATS,
 }
 QUICK = {
     "06-kvsink/rules": ["plain/k2v2/none", "plain/k2v2/first:5", "packed/k2v2/kvsink:5@11",
