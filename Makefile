@@ -192,7 +192,7 @@ $(BUILD)/libkvcuda-sim.so: $(patsubst %,$(BUILD)/cuda/%.o,$(kernels)) $(sim_lib)
 $(BUILD)/libkvcuda-sim.a: $(patsubst %,$(BUILD)/cuda/%.o,$(kernels)) $(sim_lib)
 	@rm -f $@
 	ar rcs $@ $^
-$(patsubst %,$(BUILD)/cuda/%.o,$(kernels)): cuda/launch.h cuda/kv_cuda.h ref/kv.h
+$(patsubst %,$(BUILD)/cuda/%.o,$(kernels)): $(wildcard cuda/*.h cuda/*.cuh) ref/kv.h
 $(BUILD)/cuda/test_%.o: tests/test_%.c
 	@mkdir -p $(@D)
 	$(cuda_test) -c $< -o $@

@@ -1,0 +1,291 @@
+//@ top: Walk over a cache with tensor cores
+/* decode_walk.cuh - deal the tiles of a sequence to warps, step through them
+ * chunk by chunk, then through the rows of 16 bits, and join what the warps of
+ * a block have found. */
+#ifndef KV_DECODE_WALK_CUH
+#define KV_DECODE_WALK_CUH
+
+#include "decode_tensor.cuh"
+
+//@ valid: Say which tokens of a chunk count
+/* Tokens first..last-1 of the 32 from t on that are no holes. */
+KV_DEVICE uint32_t valid_tokens(const kv_pool &p, int s, int t, int first,
+                                int last) {
+    uint32_t bits = ~0u;
+    if (p.holes && t < p.max_tiles * KV_TILE)
+        bits = ~p.holes[size_t(s * p.max_tiles + t / KV_TILE) * 4 +
+                        t % KV_TILE / 32];
+    if (first > t)
+        bits = first - t < 32 ? bits & ~0u << (first - t) : 0;
+    if (last - t < 32)
+        bits = last > t ? bits & ~0u >> (32 - (last - t)) : 0;
+    return bits;
+}
+
+template <int MT>
+KV_DEVICE void set_valid(Chunk<MT> &c, const kv_pool &p, int s, int t,
+                         int first, int last) {
+#pragma unroll
+    for (int h = 0; h < MT / 2; h++)
+        c.valid[h] = valid_tokens(p, s, t + 32 * h, first, last);
+}
+
+template <int MT> KV_DEVICE bool any_valid(const Chunk<MT> &c) {
+    return (c.valid[0] | c.valid[MT / 2 - 1]) != 0;
+}
+
+//@ tile-mask: See which tokens of a tile do not count
+/* Holes, and what lies behind the last coded key. Most tiles have none. */
+KV_DEVICE uint4 invalid_tokens(const kv_pool &p, int s, int tile, int last) {
+    uint4 bad = make_uint4(0, 0, 0, 0);
+    if (p.holes) {
+        uint32_t mine = p.holes[size_t(s * p.max_tiles + tile) * 4 +
+                                threadIdx.x % 4];
+        if (__any_sync(~0u, mine != 0)) {
+            bad.x = __shfl_sync(~0u, mine, 0);
+            bad.y = __shfl_sync(~0u, mine, 1);
+            bad.z = __shfl_sync(~0u, mine, 2);
+            bad.w = __shfl_sync(~0u, mine, 3);
+        }
+    }
+    int n = last - tile * KV_TILE;
+    if (n < KV_TILE) {
+        bad.x |= n < 32 ? ~0u << n : 0;
+        bad.y |= n < 64 ? ~0u << max(n - 32, 0) : 0;
+        bad.z |= n < 96 ? ~0u << max(n - 64, 0) : 0;
+        bad.w |= ~0u << max(n - 96, 0);
+    }
+    return bad;
+}
+
+//@ step: Take in a chunk of coded keys and values
+template <int D, int BITS, int CG>
+KV_DEVICE void step(Warp<D, CG> &w, Cursor<D, BITS, CG> &at, int token,
+                    uint32_t bad0, uint32_t bad1) {
+    typedef Cursor<D, BITS, CG> C;
+    Chunk<Warp<D, CG>::MT> c;
+    Quads<BITS> keys, values;
+    load_quads(keys, at.codes);
+    load_quads(values, at.codes + C::VALUES);
+    coded_scores<D, CG, BITS>(w, c, keys, at, token);
+    if (bad0 | bad1) {
+        c.valid[0] = ~bad0;
+        c.valid[w.MT / 2 - 1] = ~bad1;
+        if (!any_valid(c))
+            return;
+        mask(c);
+    }
+    weigh(w, c);
+    coded_values<D, CG, BITS>(w, c, values, at.values);
+}
+
+//@ tile-walk: Walk over the coded tokens of a tile
+template <int D, int BITS, int CG>
+KV_DEVICE void walk_tile(Warp<D, CG> &w, const Decode &d, const Sequence &q,
+                         int s, int tile, const uint8_t *where) {
+    typedef Cursor<D, BITS, CG> C;
+    C at = cursor_at<D, BITS, CG>(d.pool.tile, where, 0);
+    uint4 bad = invalid_tokens(d.pool, s, tile, q.keys);
+    int last = min(KV_TILE, q.keys - tile * KV_TILE);
+#pragma unroll 1
+    for (int t = 0; t < last; t += 64) {
+        uint32_t bad0 = t ? bad.z : bad.x, bad1 = t ? bad.w : bad.y;
+#pragma unroll
+        for (int i = 0; i < 64; i += C::TOKENS) {
+            Cursor<D, BITS, CG> here = at;
+            here.codes += i / C::TOKENS * C::BYTES;
+            here.values += 2 * i;
+            step(w, here, t + i, i ? bad1 : bad0,
+                 C::TOKENS == 64 || i ? bad1 : bad0);
+            at.keys = here.keys;
+        }
+        at.codes += 64 / C::TOKENS * C::BYTES;
+        at.values += 2 * 64;
+    }
+}
+
+//@ mixed-walk: Walk over tokens whose keys wait while their values are coded
+template <int D, int BITS, int CG>
+KV_DEVICE void walk_mixed(Warp<D, CG> &w, const Decode &d, const Sequence &q,
+                          int s, int head, int t) {
+    typedef Cursor<D, BITS, CG> C;
+    Chunk<Warp<D, CG>::MT> c;
+    Quads<BITS> values;
+    set_valid(c, d.pool, s, t, q.keys, q.values);
+    if (!any_valid(c))
+        return;
+    C at = cursor_at<D, BITS, CG>(
+        d.pool.tile, find_tile(d, s, head, t / KV_TILE), t % KV_TILE);
+    load_quads(values, at.codes + C::VALUES);
+    row_scores(w, c, rows_at(d.pool, s, head, false, t));
+    mask(c);
+    weigh(w, c);
+    coded_values<D, CG, BITS>(w, c, values, at.values);
+}
+
+//@ row-walk: Walk over a chunk of rows that wait, or are kept
+template <int D, int CG>
+KV_DEVICE void walk_rows(Warp<D, CG> &w, const Decode &d, const Sequence &q,
+                         int s, int head, bool kept, int t) {
+    Chunk<Warp<D, CG>::MT> c;
+    if (kept)
+        set_valid(c, {}, s, t, 0, q.kept);
+    else
+        set_valid(c, d.pool, s, t, q.values, q.tokens);
+    if (!any_valid(c))
+        return;
+    Rows rows = rows_at(d.pool, s, head, kept, t);
+    row_scores(w, c, rows);
+    mask(c);
+    weigh(w, c);
+    row_values(w, c, rows);
+}
+
+//@ stage: Copy a tile to shared memory while another is worked on
+/* Each warp has two stages of its own. All 16-byte pieces are asked for once
+ * and by neighbouring lanes, parameters too, which lanes then share. */
+template <int D, int BITS>
+KV_DEVICE void copy_tile(uint8_t *stage, const Decode &d, int s, int head,
+                         int tile, int tiles) {
+    if (tile < tiles) {
+        const uint8_t *from = find_tile(d, s, head, tile) +
+                              threadIdx.x % 32 * 16;
+        uint8_t *to = stage + threadIdx.x % 32 * 16;
+        int left = d.pool.tile.bytes - threadIdx.x % 32 * 16;
+#pragma unroll
+        for (int i = 0; i < KV_TILE * D * BITS / 4; i += 512)
+            kv_copy16(to + i, from + i); /* codes */
+#pragma unroll 1
+        for (int i = KV_TILE * D * BITS / 4; i < left; i += 512)
+            kv_copy16(to + i, from + i);
+    }
+    kv_copy_commit();
+}
+
+//@ tiles: Walk over every n-th tile, directly or staged
+template <int D, int BITS, int CG, bool STAGED>
+KV_DEVICE void walk_tiles(Warp<D, CG> &w, const Decode &d, const Sequence &q,
+                          int s, int head, int share, int shares,
+                          uint8_t *stage) {
+    int tiles = (q.keys + KV_TILE - 1) / KV_TILE, bytes = d.pool.tile.bytes;
+    int odd = 0;
+    if (STAGED) {
+        copy_tile<D, BITS>(stage, d, s, head, share, tiles);
+        copy_tile<D, BITS>(stage + bytes, d, s, head, share + shares, tiles);
+    }
+#pragma unroll 1
+    for (int i = share; i < tiles; i += shares, odd ^= bytes) {
+        if (STAGED) {
+            kv_copy_wait<1>();
+            __syncwarp();
+            walk_tile<D, BITS, CG>(w, d, q, s, i, stage + odd);
+            __syncwarp();
+            copy_tile<D, BITS>(stage + odd, d, s, head, i + 2 * shares, tiles);
+        } else
+            walk_tile<D, BITS, CG>(w, d, q, s, i, find_tile(d, s, head, i));
+    }
+    if (STAGED)
+        kv_copy_wait<0>();
+}
+
+//@ shares: Deal tiles, then rows, to the warps
+template <int D, int BITS, int CG, bool STAGED>
+KV_DEVICE void walk_share(Warp<D, CG> &w, const Decode &d, int s, int head,
+                          int share, int shares, uint8_t *stage) {
+    constexpr int TOKENS = 16 * Warp<D, CG>::MT;
+    Sequence q = read_sequence(d, s);
+    int item = (q.keys + KV_TILE - 1) / KV_TILE;
+    walk_tiles<D, BITS, CG, STAGED>(w, d, q, s, head, share, shares, stage);
+#pragma unroll 1
+    for (int t = q.keys / TOKENS * TOKENS; t < q.values; t += TOKENS)
+        if (item++ % shares == share)
+            walk_mixed<D, BITS, CG>(w, d, q, s, head, t);
+#pragma unroll
+    for (int k = 0; k < w.KT; k++)
+        for (int i = 0; i < 4; i++) /* from codes to numbers */
+            w.sum[k][i] *= float(1 << (24 - field_shift(BITS, k)));
+    int recent = (q.tokens - q.values / TOKENS * TOKENS + TOKENS - 1) / TOKENS;
+    int all = recent + (q.kept + TOKENS - 1) / TOKENS;
+#pragma unroll 1
+    for (int i = 0; i < all; i++)
+        if (item++ % shares == share)
+            walk_rows(w, d, q, s, head, i >= recent,
+                      i < recent ? (q.values / TOKENS + i) * TOKENS
+                                 : (i - recent) * TOKENS);
+}
+
+//@ leave: Leave in shared memory what a warp has found
+/* Of each head D sums, the largest score, the sum of weights. */
+template <int D, int CG>
+KV_DEVICE void leave(float *part, Warp<D, CG> &w) {
+    constexpr int STRIDE = D + 4;
+    int lane = threadIdx.x % 32, r = lane / 4, j = lane % 4;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        float *to = part + (2 * j + i) * STRIDE;
+#pragma unroll
+        for (int k = 0; k < w.KT; k += 2) {
+            int g = k * CG / w.KT;
+            float low = w.low[g / 2][g % 2 * 2 + i];
+            *reinterpret_cast<float4 *>(to + 16 * k + 4 * r) =
+                make_float4(w.sum[k][i] + low, w.sum[k][i + 2] + low,
+                            w.sum[k + 1][i] + low, w.sum[k + 1][i + 2] + low);
+        }
+        if (r == 0) {
+            to[D] = w.max[i] * 0.693147181f; /* from log2 */
+            to[D + 1] = CG > 1 ? w.weight[i] : w.low[0][2 + i];
+        }
+    }
+}
+
+//@ join-warps: Join what the warps of a block have found
+template <int D>
+KV_DEVICE void join_warps(const float *part, const Decode &d, int s, int head,
+                          int heads) {
+    constexpr int STRIDE = D + 4, WARP = 8 * STRIDE;
+    for (int i = threadIdx.x; i < heads * D / 4; i += 32 * WARPS) {
+        const float *from = part + i / (D / 4) * STRIDE;
+        int c = i % (D / 4) * 4;
+        float most = -INFINITY, total = 0;
+        float4 sum = make_float4(0, 0, 0, 0);
+        for (int k = 0; k < WARPS; k++)
+            most = fmaxf(most, from[k * WARP + D]);
+        for (int k = 0; k < WARPS && most > -INFINITY; k++) {
+            float f = expf(from[k * WARP + D] - most);
+            float4 x = *reinterpret_cast<const float4 *>(from + k * WARP + c);
+            sum.x += f * x.x, sum.y += f * x.y;
+            sum.z += f * x.z, sum.w += f * x.w;
+            total += f * from[k * WARP + D + 1];
+        }
+        float *to = part_of(d, s, head + i / (D / 4), blockIdx.x);
+        *reinterpret_cast<float4 *>(to + c) = sum;
+        if (c)
+            continue;
+        *reinterpret_cast<float4 *>(to + D) = make_float4(most, total, 0, 0);
+        if (total != total)
+            atomicMin(d.fault, kv_fault(s) * d.heads + head + i / (D / 4));
+    }
+}
+
+//@ tensor: Do the work of a block
+/* 8 query heads a block; for more, codes are read again. */
+template <int D, int BITS, int CG, bool STAGED>
+KV_DEVICE void tensor(const Decode &d, float *shared, uint8_t *stages) {
+    int G = d.heads / d.pool.kv_heads, turns = (G + 7) / 8;
+    int kv_head = blockIdx.y / turns, first = blockIdx.y % turns * 8;
+    int s = blockIdx.z, warp = threadIdx.x / 32, heads = min(G - first, 8);
+    int head = kv_head * G + first;
+    Warp<D, CG> w;
+    bring_query<D>(shared, d, s, head, heads);
+    load_query(w, shared, d, s, head, heads);
+    clear(w);
+    walk_share<D, BITS, CG, STAGED>(
+        w, d, s, kv_head, blockIdx.x * WARPS + warp, gridDim.x * WARPS,
+        stages + warp * 2 * d.pool.tile.bytes);
+    __syncthreads();
+    leave<D, CG>(shared + warp * 8 * (D + 4), w);
+    __syncthreads();
+    join_warps<D>(shared, d, s, head, heads);
+}
+
+#endif
