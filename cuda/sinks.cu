@@ -23,6 +23,8 @@ KV_DEVICE double checked(float weight, size_t index, kv_fault *fault) {
 }
 
 //@ k01: Let one thread walk down a column
+/* Each lane starts at its own diagonal, so that lanes are in 32 different rows
+ * and share no sector. */
 __global__ void k01(double *alpha, const float *rows, int T, kv_fault *fault) {
     int k = blockIdx.x * BLOCK + threadIdx.x;
     size_t h = blockIdx.y, at = h * T * T;
