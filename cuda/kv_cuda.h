@@ -185,7 +185,7 @@ enum { KV_CUDA_APPEND_VERSIONS = 3 };
 int kv_cuda_seal(kv_cuda_cache *c, kv_fault *fault, int version,
                  kv_error *err);
 
-//@ tiles: Chapter 7: Lay a cache out for the device
+//@ tiles: Chapter 4: lay a cache out for the device
 /* All three work on host memory. Fill in l; KV_FAIL_USAGE if these formats
  * have no device layout (layout.h says which have). */
 int kv_tile_init(kv_tile *l, const kv_format *keys, const kv_format *values,
