@@ -29,6 +29,8 @@ suites   = $(patsubst tests/%.c,$(BUILD)/test/%,$(filter-out tests/test_cuda_%,\
 # chapters/NN-name/pictures.c becomes $(BUILD)/pictures/NN, which draws what results/ holds.
 chapters = $(wildcard chapters/*/experiment.c)
 drawings = $(wildcard chapters/*/pictures.c)
+# Likewise chapters/NN-name/anatomy.c and $(BUILD)/anatomy/NN: one case looked at closely.
+anatomies = $(wildcard chapters/*/anatomy.c)
 number   = $(firstword $(subst -, ,$(patsubst chapters/%,%,$(1))))
 painters = $(foreach file,$(drawings),$(BUILD)/pictures/$(call number,$(file)))
 experiments = $(foreach file,$(chapters),$(BUILD)/experiments/$(call number,$(file)))
@@ -91,6 +93,7 @@ $(BUILD)/$(2)/$(call number,$(1)): $(BUILD)/$(1:.c=.o) $(BUILD)/libtm.a $(BUILD)
 endef
 $(foreach file,$(chapters),$(eval $(call program,$(file),experiments)))
 $(foreach file,$(drawings),$(eval $(call program,$(file),pictures)))
+$(foreach file,$(anatomies),$(eval $(call program,$(file),anatomy)))
 $(BUILD)/test/test_experiments: | $(experiments) $(BUILD)/kvsink
 $(BUILD)/tools/%: tests/tools/%.c $(BUILD)/libtm.a $(BUILD)/libkv.a
 	@mkdir -p $(@D)
