@@ -89,7 +89,7 @@ static int draw_constant(const char *from, const char *to, kv_error *err)
     const tm_series small[2] = {{"key", y[6], color[1], 1}, {"value", y[7], color[2], 1}};
     const tm_lines left = {"cosine between two texts", "layer", NULL, 0, n, 0, alike, 6, NULL, NULL,
                            0};
-    const tm_lines right = {"norm at first tokens / elsewhere", "layer", NULL, 0, n, 0, small, 2,
+    const tm_lines right = {"norm, first / others", "layer", NULL, 0, n, 0, small, 2,
                             NULL, NULL, 0};
     if (!code) code = tm_canvas_init(&c, 1200, 480, err);
     if (!code) tm_plot_lines(&c, (tm_box){20, 20, 640, 440}, &left);
@@ -113,7 +113,7 @@ static double draw_deed(tm_canvas *c, double y, const tm_results *r, const char 
         double kl = tm_results_number(r, tm_results_row(r, name), "kl");
         tm_text(c, 335, y + 12, 9, 1, tm_ink, text[t]);
         tm_fill(c, (tm_box){345, y, kl * scale, 13}, color);
-        snprintf(value, sizeof value, "%.2g", kl);
+        snprintf(value, sizeof value, "%.3g", kl);
         tm_text(c, 352 + kl * scale, y + 12, 9, -1, tm_ink, value);
     }
     return y + 14;
