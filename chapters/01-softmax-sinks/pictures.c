@@ -4,7 +4,8 @@
  *
  * margin.png   what share of a row one key gets whose score is so much above the others' (no data:
  *              kv_softmax draws it)
- * scores.png   estimated scores of sinks and of the rest over the layers, from scores.tsv */
+ * scores.png   estimated scores of sinks and of the rest over the layers, from scores.tsv
+ * walk.png     what eight lanes of the sink metric's kernels load at the same moment */
 #include <math.h>
 #include <stdio.h>
 
@@ -75,6 +76,32 @@ static int draw_scores(const char *results, const char *out, kv_error *err)
     return code;
 }
 
+enum { SIDE = 24, LANES = 8, FIRST = 4, STEPS = 9 };
+
+/* The triangle of a small attention matrix, and what the lanes of keys FIRST.. load after STEPS
+ * steps: each from its own diagonal on, or all from the first one's. */
+static void draw_lanes(tm_canvas *c, double x, const char *title, int own_diagonal)
+{
+    static float cell[SIDE * SIDE];
+    for (int i = 0; i < SIDE; i++)
+        for (int k = 0; k < SIDE; k++) cell[i * SIDE + k] = k <= i ? 0.06f : 0;
+    for (int lane = 0; lane < LANES; lane++) {
+        int k = FIRST + lane, i = (own_diagonal ? k : FIRST) + STEPS;
+        cell[i * SIDE + k] = 1;
+    }
+    tm_heat h = {title, "key", "query", cell, SIDE, SIDE, 1, NULL, 0, 1};
+    tm_plot_heat(c, (tm_box){x, 20, 440, 460}, &h);
+}
+
+static int draw_walk(const char *out, kv_error *err)
+{
+    tm_canvas c;
+    if (tm_canvas_init(&c, 940, 500, err)) return err->code;
+    draw_lanes(&c, 20, "k01", 1);
+    draw_lanes(&c, 480, "k02", 0);
+    return save(&c, out, "walk.png", err);
+}
+
 int main(int argc, char **argv)
 {
     kv_error err = {0};
@@ -84,6 +111,7 @@ int main(int argc, char **argv)
     }
     int code = draw_margin(argv[2], &err);
     if (!code) code = draw_scores(argv[1], argv[2], &err);
+    if (!code) code = draw_walk(argv[2], &err);
     if (code) fprintf(stderr, "pictures: %s\n", err.text);
     return code;
 }
