@@ -191,7 +191,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: %s RESULTS OUT\n", argv[0]);
         return 2;
     }
-    if (marks(argv[1], argv[2], &err) || (0 && how_many(argv[1], argv[2], &err)) ||
+    if (marks(argv[1], argv[2], &err) || how_many(argv[1], argv[2], &err) ||
         packed(argv[1], argv[2], &err)) {
         fprintf(stderr, "pictures of chapter 5: %s\n", err.text);
         return 1;
