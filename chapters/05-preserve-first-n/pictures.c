@@ -4,6 +4,7 @@
  *               first:5 keeps, and which tokens are sinks
  * how-many.png  what N tokens buy, at 2, 3 and 4 bits
  * packed.png    the same rules on windows of more and more passages */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -90,7 +91,7 @@ static int marks(const char *results, const char *out, kv_error *err)
     for (int i = 0; i < 2; i++) high += draw_tokens(NULL, 0, &r, name[i]) + 2.4 * LINE;
     code = tm_canvas_init(&c, WIDE, (int)high, err);
     if (!code) {
-        double y = draw_key(&c, MARGIN + LINE / 2.0);
+        double y = draw_key(&c, MARGIN + LINE / 2.0) + LINE / 2.0;
         for (int i = 0; i < 2; i++) {
             tm_text(&c, MARGIN, y, 14, -1, tm_ink, title[i]);
             tm_line(&c, MARGIN, y + 9, WIDE - MARGIN, y + 9, 1, tm_faint);
@@ -103,7 +104,109 @@ static int marks(const char *results, const char *out, kv_error *err)
     return code;
 }
 
-/* -------------------------------------------------- one rule beside another */
+/* --------------------------------------------------------------- how many */
+
+enum { COUNTS = 8, RIVALS = 2 };
+
+static const int count[COUNTS] = {0, 1, 2, 3, 5, 10, 20, 40};
+
+/* A panel: its axes, and KL with its error for both rules at each count, side by side. */
+typedef struct {
+    tm_box in;
+    double top; /* of the y axis, which begins at `low` */
+    double low;
+    double kl[RIVALS][COUNTS], error[RIVALS][COUNTS];
+} panel;
+
+static double y_of(const panel *p, double kl)
+{
+    return p->in.y + p->in.h * (1 - (kl - p->low) / (p->top - p->low));
+}
+
+static double x_of(const panel *p, int i)
+{
+    return p->in.x + p->in.w * (i + 0.5) / COUNTS;
+}
+
+static void read_panel(panel *p, const tm_results *r, const char *cell)
+{
+    static const char *const rule[RIVALS] = {"first:%d", "kvsink:%d/all"};
+    double least = INFINITY, most = 0;
+    for (int k = 0; k < RIVALS; k++)
+        for (int i = 0; i < COUNTS; i++) {
+            char name[NAME], text[40] = "none";
+            if (count[i]) snprintf(text, sizeof text, rule[k], count[i]);
+            snprintf(name, sizeof name, "%s/%s", cell, text);
+            int row = tm_results_row(r, name);
+            p->kl[k][i] = tm_results_number(r, row, "kl");
+            p->error[k][i] = tm_results_number(r, row, "kl_error");
+            least = fmin(least, p->kl[k][i] - p->error[k][i]);
+            most = fmax(most, p->kl[k][i] + p->error[k][i]);
+        }
+    double step = tm_nice_step(most - least, 6);
+    p->low = floor(least / step) * step;
+    p->top = ceil(most / step) * step;
+}
+
+static void draw_axes(tm_canvas *c, const panel *p, const char *title)
+{
+    char label[32];
+    double bottom = p->in.y + p->in.h, step = tm_nice_step(p->top - p->low, 6);
+    tm_text(c, p->in.x, p->in.y - 16, 16, -1, tm_ink, title);
+    for (int i = 0; p->low + i * step <= p->top + step / 2; i++) {
+        double y = y_of(p, p->low + i * step);
+        snprintf(label, sizeof label, "%g", p->low + i * step);
+        tm_line(c, p->in.x, y, p->in.x + p->in.w, y, 1, tm_faint);
+        tm_text(c, p->in.x - 8, y + TEXT / 2.0, TEXT, 1, tm_ink, label);
+    }
+    tm_line(c, p->in.x, p->in.y, p->in.x, bottom, 2, tm_ink);
+    tm_line(c, p->in.x, bottom, p->in.x + p->in.w, bottom, 2, tm_ink);
+    for (int i = 0; i < COUNTS; i++) {
+        snprintf(label, sizeof label, "%d", count[i]);
+        tm_text(c, x_of(p, i), bottom + 24, TEXT, 0, tm_ink, label);
+    }
+    tm_text(c, p->in.x + p->in.w / 2, bottom + 50, TEXT, 0, tm_ink, "kept tokens N");
+}
+
+static void draw_rivals(tm_canvas *c, const panel *p)
+{
+    for (int k = 0; k < RIVALS; k++)
+        for (int i = 0; i < COUNTS; i++) {
+            double x = x_of(p, i) + (i ? 10 * k - 5 : 0), kl = p->kl[k][i], e = p->error[k][i];
+            if (!isfinite(kl) || (k && !i)) continue; /* nothing kept is the same for both */
+            tm_line(c, x, y_of(p, kl - e), x, y_of(p, kl + e), 1.5, tm_series_color[i ? k + 1 : 0]);
+            tm_mark(c, x, y_of(p, kl), 6, i ? k + 1 : 0);
+        }
+}
+
+static int how_many(const char *results, const char *out, kv_error *err)
+{
+    static const char *const legend[3] = {"none", "first:N", "kvsink:N/all"};
+    static const char *const cell[3] = {"bits/each/k2v2", "bits/each/k3v3", "bits/each/k4v4"};
+    static const char *const title[3] = {"2 bits", "3 bits", "4 bits"};
+    char path[PATH];
+    tm_results r;
+    tm_canvas c;
+    int code = tm_results_read(&r, path_of(path, results, "how-many.tsv"), err);
+    if (code) return code;
+    code = tm_canvas_init(&c, WIDE, 460, err);
+    if (!code) {
+        tm_text_up(&c, MARGIN, 180, TEXT, 0, tm_ink, "KL from 16 bits, nats");
+        for (int i = 0; i < 3; i++) {
+            panel p = {.in = {100 + i * 350.0, 56, 260, 290}};
+            read_panel(&p, &r, cell[i]);
+            draw_axes(&c, &p, title[i]);
+            draw_rivals(&c, &p);
+        }
+        tm_plot_legend(&c, 100, 415, WIDE - 200, legend, 3, 0);
+        code = tm_canvas_write(&c, path_of(path, out, "how-many.png"), err);
+        tm_canvas_free(&c);
+    }
+    tm_results_free(&r);
+    return code;
+}
+
+/* ----------------------------------------------------------------- packed */
 
 /* The row GROUP/TEXT/FORMAT/RULE as a point at x, if the table has it. */
 static int add_point(tm_point *point, int n, const tm_results *r, const char *cell, const char *rule,
@@ -116,41 +219,6 @@ static int add_point(tm_point *point, int n, const tm_results *r, const char *ce
     point[n] = (tm_point){x, tm_results_number(r, row, "kl"), tm_results_number(r, row, "kl_error"),
                           kind};
     return n + 1;
-}
-
-static int how_many(const char *results, const char *out, kv_error *err)
-{
-    static const int number[] = {1, 2, 3, 5, 10, 20, 40};
-    static const char *const legend[3] = {"none", "first:N", "kvsink:N/all"};
-    static const char *const cell[3] = {"bits/each/k2v2", "bits/each/k3v3", "bits/each/k4v4"};
-    static const char *const title[3] = {"2 bits", "3 bits", "4 bits"};
-    double pane = (WIDE - 4.0 * MARGIN) / 3;
-    char path[PATH], rule[NAME];
-    tm_results r;
-    tm_canvas c;
-    int code = tm_results_read(&r, path_of(path, results, "how-many.tsv"), err);
-    if (code) return code;
-    code = tm_canvas_init(&c, WIDE, 440, err);
-    for (int i = 0; i < 3 && !code; i++) {
-        tm_point point[15];
-        int n = add_point(point, 0, &r, cell[i], "none", 0, 0);
-        for (int k = 0; k < 7; k++) {
-            snprintf(rule, sizeof rule, "first:%d", number[k]);
-            n = add_point(point, n, &r, cell[i], rule, number[k], 1);
-            snprintf(rule, sizeof rule, "kvsink:%d/all", number[k]);
-            n = add_point(point, n, &r, cell[i], rule, number[k], 2);
-        }
-        tm_points plot = {title[i], "kept tokens N", i ? NULL : "KL from 16 bits, nats", point, n,
-                          NULL, 0};
-        tm_plot_points(&c, (tm_box){MARGIN + i * (pane + MARGIN), MARGIN, pane, 350}, &plot);
-    }
-    if (!code) {
-        tm_plot_legend(&c, 3 * MARGIN, 385, WIDE - 6 * MARGIN, legend, 3, 0);
-        code = tm_canvas_write(&c, path_of(path, out, "how-many.png"), err);
-        tm_canvas_free(&c);
-    }
-    tm_results_free(&r);
-    return code;
 }
 
 static int packed(const char *results, const char *out, kv_error *err)
@@ -171,9 +239,9 @@ static int packed(const char *results, const char *out, kv_error *err)
     for (int t = 0; t < TEXTS; t++)
         for (int k = 0; k < RULES; k++)
             n = add_point(point, n, &r, text[t], rule[k], passages[t], k);
-    code = tm_canvas_init(&c, 860, 560, err);
+    code = tm_canvas_init(&c, 860, 590, err);
     if (!code) {
-        tm_points plot = {NULL, "passages in a window of 512 tokens", "KL from 16 bits, nats", point,
+        tm_points plot = {"2 bits, packed texts", "passages in a window of 512 tokens", "KL from 16 bits, nats", point,
                           n, NULL, 0};
         tm_plot_points(&c, (tm_box){MARGIN, MARGIN, 860 - 2 * MARGIN, 450}, &plot);
         tm_plot_legend(&c, 3 * MARGIN, 488, 860 - 6 * MARGIN, rule, RULES, 0);
