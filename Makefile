@@ -337,6 +337,27 @@ bench: $(BUILD)/kvsink ## speed and memory on the real model, as a table and JSO
 	@$(BUILD)/bench $(or $(MODEL),$(llm)) --json $(BUILD)/bench.json
 	@$(MAKE) -s --no-print-directory gpu-bench
 
+# ---- exercises ----------------------------------------------------------------------------------
+
+# tests/exercises/grade.py is the whole of it; what a kernel or a file of ref/ needs it makes itself.
+grader = CC='$(CC)' CXX='$(CXX)' BUILD='$(BUILD)' $(PYTHON) tests/exercises/grade.py
+seed   = $(if $(SEED),--seed '$(SEED)')
+.PHONY: exercise grade grade-class test-exercises
+exercise: ## start an exercise, E=01.2: a file of yours in work/01.2
+	$(need) exercise grade
+	@$(if $(E),$(grader) start '$(E)',$(grader) list; echo "Choose one: make exercise E=01.2"; exit 2)
+grade: ## grade all that you have started (E=01.2: that one; SEED=n: on fresh inputs too)
+	$(need) grade grade cuda
+	@$(grader) grade $(E) $(seed)
+grade-class: ## grade the folders of a class: DIR=submissions CSV=grades.csv SEED=n
+	$(need) grade-class grade cuda
+	@$(if $(DIR),,echo "say where: make grade-class DIR=submissions [CSV=grades.csv] [SEED=n]"; exit 2;) \
+	    $(grader) class '$(DIR)' '$(or $(CSV),grades.csv)' $(seed)
+test-exercises: ## prove that every exercise can be solved and tells wrong answers (E=01.2: that one)
+	$(need) test-exercises grade cuda
+	@$(if $(E),,$(PYTHON) tests/exercises/test_grade.py)
+	@$(grader) test $(E)
+
 # ---- figures of the README ----------------------------------------------------------------------
 
 .PHONY: readme results readme-check

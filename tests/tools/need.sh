@@ -19,6 +19,10 @@ blas_links() { # a header alone may be another BLAS's
         cc -x c - -lopenblas -o /dev/null >/dev/null 2>&1
 }
 
+static_links() {
+    echo 'int main(void) { return 0; }' | cc -static -x c - -o /dev/null >/dev/null 2>&1
+}
+
 fuzzer_links() {
     echo 'int LLVMFuzzerTestOneInput(const char *d, long n) { (void)d; return n < 0; }' |
         clang -fsanitize=fuzzer,address,undefined -x c - -o /dev/null
@@ -69,6 +73,12 @@ LIST
 g++|the C++ compiler that builds the simulator and lowered kernels|command -v g++
 binutils|addr2line, which finds the line of a mistake in a kernel|command -v addr2line
 python3|the script that checks the simulator's reports|command -v python3
+LIST
+    ;;
+    grade) cat <<'LIST'
+gcc|the C compiler|command -v cc
+libc6-dev|the C library, also for programs that are linked statically|static_links
+python3|the program that grades|command -v python3
 LIST
     ;;
     book) cat <<'LIST'

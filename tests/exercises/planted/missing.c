@@ -1,0 +1,3 @@
+/* wanted: undefined reference to `window_softmax' */
+void another(void);
+void another(void) {}

@@ -1,0 +1,2 @@
+/* wanted: does not compile: */
+The first forty rows sum to one.
