@@ -1,5 +1,6 @@
 /* Chapter 4's pictures: where the bits of a packed group lie, where those of a cache go, what a
- * cache weighs as it grows, and which lane of a warp holds which code of a tile. */
+ * cache weighs as it grows, which lane of a warp holds which code of a tile, and what the lanes of
+ * a warp touch when they read rows. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +21,7 @@ static void frame(tm_canvas *c, double x, double y, double w, double h, tm_color
 
 /* ---- a packed group ---------------------------------------------------------------------------- */
 
-enum { BIT = 27, LEFT = 110, WORD_H = 26 };
+enum { BIT = 23, LEFT = 84, WORD_H = 26 };
 
 /* Which code a bit belongs to decides its colour: two in turn, the hole, and codes in two words. */
 static tm_color bit_color(int at, int bits, int n, int hole)
@@ -70,7 +71,7 @@ static void draw_run(tm_canvas *c, double y, const char *title, const char *cons
         double w = width * bytes[i] / all;
         tm_fill(c, (tm_box){x, y, w, 30}, i ? tm_series_color[i % TM_SERIES_COLORS] : pale);
         frame(c, x, y, w, 30, outline);
-        tm_text(c, i ? LEFT + width - (n - 1 - i) * 190 : x + w / 2, i ? y + 46 : y + 20, 9, i ? 1 : 0,
+        tm_text(c, i ? LEFT + width - (n - 1 - i) * 170 : x + w / 2, i ? y + 46 : y + 20, 9, i ? 1 : 0,
                 i ? tm_series_color[i % TM_SERIES_COLORS] : tm_ink, part[i]);
         x += w;
     }
@@ -113,15 +114,15 @@ static int kinds(const char *from, const char *to, kv_error *err)
     if (tm_results_read(&r, from, err)) return err->code;
     int rows = 0;
     for (int i = 0; i < r.rows; i++) rows += tm_results_number(&r, i, "bits") < 8;
-    if (tm_canvas_init(&c, 960, 70 + 30 * rows, err)) return err->code;
-    double x0 = 150, scale = 740 / 6.6, y = 46, legend = x0;
+    if (tm_canvas_init(&c, 800, 70 + 30 * rows, err)) return err->code;
+    double x0 = 110, scale = 600 / 6.1, y = 46, legend = x0;
     double widest = tm_results_number(&r, tm_results_row(&r, "f16"), "total") / 16;
     for (int k = 0; k < 6; k++) {
         tm_color color = k == 4 ? sink : k ? tm_series_color[k % TM_SERIES_COLORS] : pale;
         tm_fill(&c, (tm_box){legend, 14, 14, 14}, color);
         frame(&c, legend, 14, 14, 14, outline);
         tm_text(&c, legend + 20, 26, 9, -1, tm_ink, part[k]);
-        legend += 40 + tm_text_width(9, part[k]) + 10;
+        legend += 34 + tm_text_width(9, part[k]);
     }
     for (int i = 0; i < r.rows; i++) {
         char text[32];
@@ -155,7 +156,7 @@ static int lengths(const char *from, const char *to, kv_error *err)
     tm_results r;
     tm_canvas c;
     if (tm_results_read(&r, from, err)) return err->code;
-    if (tm_canvas_init(&c, 960, 480, err)) return err->code;
+    if (tm_canvas_init(&c, 860, 460, err)) return err->code;
     tm_series s[4];
     double *y = malloc(4 * (size_t)r.rows * sizeof *y);
     if (!y) return kv_fail(err, KV_FAIL_RUN, "no memory for a picture");
@@ -168,7 +169,7 @@ static int lengths(const char *from, const char *to, kv_error *err)
     }
     tm_lines p = {.title = "bits a number, everything counted", .x_label = "tokens in the cache",
                   .y_label = "bits", .first = 1, .n = r.rows, .series = s, .n_series = 4};
-    tm_plot_lines(&c, (tm_box){20, 20, 920, 440}, &p);
+    tm_plot_lines(&c, (tm_box){16, 16, 830, 430}, &p);
     int bad = tm_canvas_write(&c, to, err);
     tm_canvas_free(&c);
     tm_results_free(&r);
@@ -178,7 +179,7 @@ static int lengths(const char *from, const char *to, kv_error *err)
 
 /* ---- lanes ------------------------------------------------------------------------------------- */
 
-enum { CELL = 27, ROW_H = 19 };
+enum { CELL = 24, ROW_H = 19 };
 
 /* A line of the text is: token, then for each channel lane.word. */
 static void draw_lanes(tm_canvas *c, double x0, double y0, FILE *f, const char *title)
@@ -223,6 +224,71 @@ static int lanes(const char *from, const char *to, kv_error *err)
     return bad;
 }
 
+/* ---- requests ---------------------------------------------------------------------------------- */
+
+enum { SECTOR = 32, ROW_BYTES = 384, TOKENS = 32, SIDE = 19, TALL = 11 };
+
+/* Sectors a request of one array, as the simulator counted them; NaN if they are not there. */
+static double counted(const char *path, const char *array)
+{
+    char line[256], name[32];
+    double loads, stores, atomics, bytes, sectors, request = NAN;
+    FILE *f = fopen(path, "r");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, " %31s %lf %lf %lf %lf %lf %lf", name, &loads, &stores, &atomics, &bytes,
+                   &sectors, &request) == 7 && !strcmp(name, array))
+            break;
+        else
+            request = NAN;
+    if (f) fclose(f);
+    return request;
+}
+
+/* One request: lane i reads `width` bytes, `far` from those of lane i - 1 except that every `turn`
+ * lanes it goes on in the next row. Draws memory, a row of it for each token. */
+static int request(tm_canvas *c, double x, double y, const char *title, int width, int far, int turn,
+                   double expected, kv_error *err)
+{
+    int used[TOKENS][ROW_BYTES / SECTOR] = {{0}}, touched = 0;
+    char text[64];
+    for (int lane = 0; lane < 32; lane++) {
+        int at = lane / turn * ROW_BYTES + lane % turn * far;
+        used[at / ROW_BYTES][at % ROW_BYTES / SECTOR] += width;
+    }
+    for (int t = 0; t < TOKENS; t++)
+        for (int s = 0; s < ROW_BYTES / SECTOR; s++) {
+            tm_box box = {x + s * SIDE, y + t * TALL, SIDE, TALL};
+            touched += used[t][s] > 0;
+            tm_fill(c, box, used[t][s] ? pale : tm_paper);
+            box.w = SIDE * used[t][s] / (double)SECTOR;
+            tm_fill(c, box, used[t][s] == SECTOR ? tm_series_color[0] : tm_sink);
+            frame(c, x + s * SIDE, y + t * TALL, SIDE, TALL, tm_faint);
+        }
+    if (touched != expected)
+        return kv_fail(err, KV_FAIL_RUN, "%s: %d sectors were drawn, and the simulator counted %g", title,
+                       touched, expected);
+    tm_text(c, x, y - 30, 10, -1, tm_ink, title);
+    snprintf(text, sizeof text, "%d sectors, %d of %d bytes used", touched, 32 * width, touched * SECTOR);
+    tm_text(c, x, y - 10, 8, -1, tm_ink, text);
+    return KV_OK;
+}
+
+static int requests(const char *from, const char *to, kv_error *err)
+{
+    char k01[300], k03[300];
+    double step = 12 * SIDE + 52;
+    tm_canvas c;
+    snprintf(k01, sizeof k01, "%s/k01.txt", from);
+    snprintf(k03, sizeof k03, "%s/k03.txt", from);
+    if (tm_canvas_init(&c, (int)(3 * step) + 20, TOKENS * TALL + 80, err)) return err->code;
+    int bad = request(&c, 20, 60, "k01, keys", 2, 2, 32, counted(k01, "array2"), err);
+    if (!bad) bad = request(&c, 20 + step, 60, "k01, values", 2, 0, 1, counted(k01, "array3"), err);
+    if (!bad) bad = request(&c, 20 + 2 * step, 60, "k03, both", 16, 16, 8, counted(k03, "array2"), err);
+    if (!bad) bad = tm_canvas_write(&c, to, err);
+    tm_canvas_free(&c);
+    return bad;
+}
+
 int main(int argc, char **argv)
 {
     char from[256], to[256];
@@ -239,6 +305,8 @@ int main(int argc, char **argv)
     snprintf(from, sizeof from, "%s/tile.txt", argv[1]);
     snprintf(to, sizeof to, "%s/lanes.png", argv[2]);
     if (!bad) bad = lanes(from, to, &e);
+    snprintf(to, sizeof to, "%s/requests.png", argv[2]);
+    if (!bad) bad = requests(argv[1], to, &e);
     if (bad) fprintf(stderr, "pictures of chapter 4: %s\n", e.text);
     return bad;
 }

@@ -3,6 +3,7 @@
  *   weigh kinds    TSV: the bytes of a layer by kind, of several formats with 512 tokens
  *   weigh lengths  TSV: bits a number behind each of the first tokens, of a few formats
  *   weigh table    the same behind some lengths, of more formats
+ *   weigh room     TSV: bytes that a cache holds when it is full, and those it asked for
  *   weigh stream   text: the state of every token of a small cache as it fills
  *
  * The shape is that of SmolLM2's cache, 3 KV heads of 64 channels, one layer. What the numbers are
@@ -86,23 +87,23 @@ static void kinds(void)
         {"4-bit", "4:channel:128", "4:token:64", 0, 0, 1},
         {"q4_0", "q4_0", "q4_0", 0, 0, 1},
         {"3-bit", "3:channel:128", "3:token:64", 0, 0, 1},
-        {"3-bit-g16", "3:channel:16", "3:token:16", 0, 0, 1},
+        {"3-g16", "3:channel:16", "3:token:16", 0, 0, 1},
         {"2-bit", "2:channel:128", "2:token:64", 0, 0, 1},
-        {"2-bit-sym", "2:channel:128:sym", "2:token:64:sym", 0, 0, 1},
-        {"2-bit-g32", "2:channel:32", "2:token:32", 0, 0, 1},
-        {"2-bit-norm", "2:channel:128:norm", "2:token:64:norm", 0, 0, 1},
-        {"2-bit-out2", "2:channel:128:out2", "2:token:64:out2", 0, 0, 1},
-        {"2-bit-keep5", "2:channel:128", "2:token:64", 0, 5, 1},
-        {"2-bit-keep20", "2:channel:128", "2:token:64", 0, 20, 1},
-        {"2-bit-recent", "2:channel:128", "2:token:64", 128, 0, 0},
+        {"2-sym", "2:channel:128:sym", "2:token:64:sym", 0, 0, 1},
+        {"2-g32", "2:channel:32", "2:token:32", 0, 0, 1},
+        {"2-norm", "2:channel:128:norm", "2:token:64:norm", 0, 0, 1},
+        {"2-out2", "2:channel:128:out2", "2:token:64:out2", 0, 0, 1},
+        {"2-keep5", "2:channel:128", "2:token:64", 0, 5, 1},
+        {"2-keep20", "2:channel:128", "2:token:64", 0, 20, 1},
+        {"2-recent", "2:channel:128", "2:token:64", 128, 0, 0},
         {"kivi-2", "2:channel:32:kivi", "2:token:32:kivi", 128, 0, 0}};
     enum { T = 512 };
-    printf("format\tcodes\tscales\tnorms\toutliers\tkept\trecent\ttotal\tbits\treserved\n");
+    printf("format\tcodes\tscales\tnorms\toutliers\tkept\trecent\ttotal\tbits\n");
     for (size_t i = 0; i < sizeof k / sizeof *k; i++) {
         size_t reserved;
         kv_bytes b = weigh(&k[i], T, &reserved);
-        printf("%s\t%zu\t%zu\t%zu\t%zu\t%zu\t%zu\t%zu\t%.4g\t%zu\n", k[i].name, b.codes, b.scales,
-               b.norms, b.outliers, b.kept, b.recent, b.total, bits(&b, T), reserved);
+        printf("%s\t%zu\t%zu\t%zu\t%zu\t%zu\t%zu\t%zu\t%.4g\n", k[i].name, b.codes, b.scales, b.norms,
+               b.outliers, b.kept, b.recent, b.total, bits(&b, T));
     }
 }
 
@@ -140,6 +141,18 @@ static void table(void)
     for (size_t i = 0; i < sizeof T / sizeof *T; i++) one_length(k, 6, T[i]);
 }
 
+static void room(void)
+{
+    static const kind k = {"", "2:channel:128", "2:token:64", 0, 0, 1};
+    static const int T[] = {128, 512, 2048, 16384};
+    printf("T\theld\treserved\tratio\n");
+    for (size_t i = 0; i < sizeof T / sizeof *T; i++) {
+        size_t reserved;
+        kv_bytes b = weigh(&k, T[i], &reserved);
+        printf("%d\t%zu\t%zu\t%.3g\n", T[i], b.total, reserved, (double)reserved / (double)b.total);
+    }
+}
+
 /* One letter a token: K kept, c coded, w waiting. */
 static void print_state(const kv_cache_layer *cl, const kv_store *st, int width)
 {
@@ -175,11 +188,12 @@ int main(int argc, char **argv)
     if (!strcmp(what, "kinds")) kinds();
     else if (!strcmp(what, "lengths")) lengths();
     else if (!strcmp(what, "table")) table();
+    else if (!strcmp(what, "room")) room();
     else if (!strcmp(what, "stream")) {
         fill("Groups of 4 keys, R = 3", "2:channel:4", "2:token:16", 3);
         fill("The same, KIVI's ageing, R = 4", "2:channel:4:kivi", "2:token:16:kivi", 4);
     } else {
-        fprintf(stderr, "weigh: found '%s', expected kinds, lengths, table or stream\n", what);
+        fprintf(stderr, "weigh: found '%s', expected kinds, lengths, table, room or stream\n", what);
         return 2;
     }
     return 0;

@@ -21,7 +21,7 @@ header() { # COMMAND SOURCE...: the first lines of a results file
 }
 
 cache='ref/pack.c ref/cache_inside.h ref/cache_setup.c ref/cache.c ref/cache_read.c'
-for what in kinds lengths table; do
+for what in kinds lengths table room; do
     # shellcheck disable=SC2086
     { header "$out/weigh $what" $here/weigh.c $cache; $out/weigh $what; } >$here/results/$what.tsv
 done
@@ -41,5 +41,5 @@ for version in 1 2 3; do
     { header "$out/append report $version" $here/append.c $sources $counts; $out/append report $version; } \
         >$here/results/k0$version.txt
 done
-sh book/build.sh stamp $here/results/kinds.tsv $here/results/lengths.tsv $here/results/table.tsv \
+sh book/build.sh stamp $here/results/kinds.tsv $here/results/lengths.tsv $here/results/table.tsv $here/results/room.tsv \
     $here/results/stream.txt $here/results/traffic.tsv $here/results/tile.txt $here/results/k0?.txt
