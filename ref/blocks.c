@@ -13,8 +13,8 @@
  * minimum, d takes the sign of the largest number, so that this one is met
  * exactly: 16 levels reach from -8 to 7. And codes round half up, or, in
  * q8_0, half away from zero. As llama.cpp does, numbers are multiplied by the
- * float32 1/d and not divided by d, which decides ties. Source: SPEC A.8 and
- * ggml's quantize_row_*_ref. */
+ * float32 1/d and not divided by d, which decides ties. Source: ggml's
+ * quantize_row_*_ref. */
 #include <math.h>
 #include <string.h>
 

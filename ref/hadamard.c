@@ -10,7 +10,7 @@
  *         keys then use the levels of their group as well as the others. The
  *         norm is stored, 4 bytes a token.
  *
- * Source: QuaRot and llama.cpp (had), OScaR (norm): SPEC A.4, A.5, A.8. */
+ * Source: QuaRot and llama.cpp (had), OScaR (norm). */
 #include <math.h>
 
 #include "kv.h"

@@ -3,7 +3,7 @@
  * product and sum is rounded to binary16 before the next one sees it. Codes
  * then differ now and then from those that float32 gives, and the numbers
  * that come back differ often. A result "with KIVI" should be KIVI's, so the
- * flag `kivi` repeats each rounding. Source: SPEC A.1, kept tokens are ours. */
+ * flag `kivi` repeats each rounding. Source: KIVI; kept tokens are ours. */
 #include <math.h>
 
 #include "kv.h"

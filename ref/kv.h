@@ -384,7 +384,7 @@ int kv_format_has_min(const kv_format *f);
 /* One group x[i*stride], i < n; kept[i] != 0 leaves element i out (kept NULL:
  * none). codes[i*stride] gets the stored code (kept: 0); symmetric codes are
  * stored as q + 2^(b-1). scale and min are binary16 bits (no minimum: min is
- * 0, and may be NULL). Ours (SPEC-fixed): lo, hi = extremes of the others,
+ * 0, and may be NULL). Ours: lo, hi = extremes of the others,
  * float32;
  *   s = half((hi-lo)/(2^b-1)), m = half(lo)
  *   q = clamp(rne((x-m)/s), 0, 2^b-1) with the *stored* s and m
@@ -446,12 +446,12 @@ float kv_kivi_value(int code, uint16_t scale, uint16_t min);
 //@ uneven: Chapter 3: levels that are not evenly spaced
 /* NF with b = 2, 3, 4 bits: level of a code (codes ascend with the level), and
  * the code of the level nearest to x, distances in float32, the lower code on
- * ties. Source: QLoRA's construction, SPEC A.7. */
+ * ties. Source: QLoRA's construction. */
 float kv_nf_level(int code, int bits);
 int kv_nf_code(float x, int bits);
 
 /* E4M3 (FN): bias 7, largest 448, no infinities. To the nearest, ties to even,
- * saturating (NaN too, as the largest). Source: SPEC A.7. */
+ * saturating (NaN too, as the largest). Source: Micikevicius et al. (2022). */
 #define KV_E4M3_MAX 448.0f
 float kv_e4m3_to_float(uint8_t code);
 uint8_t kv_e4m3_from_float(float x);
@@ -463,7 +463,7 @@ uint8_t kv_e4m3_from_float(float x);
  * marked KV_UNCODED: codes, d and m are 0. Codes are unsigned: q8_0 stores q,
  * and gives q + 128 here. The float32 d decides (x times float32 1/d, as
  * llama.cpp does it), the binary16 d is stored. d whose inverse is infinite
- * counts as 0. Source: ggml, SPEC A.8. */
+ * counts as 0. Source: ggml. */
 void kv_block_quantize(uint8_t *codes, uint16_t *d, uint16_t *m,
                        const float *x, kv_kind kind);
 

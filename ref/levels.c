@@ -7,7 +7,7 @@
  *   E4M3            the 8-bit float: 1 sign, 4 exponent, 3 fraction bits
  *
  * Both share one scale s per group, so that the largest number lands on the
- * last level, and have no minimum. Source: SPEC A.7. */
+ * last level, and have no minimum. Source: QLoRA (NF), the FP8 paper (E4M3). */
 #include <math.h>
 #include <string.h>
 

@@ -3,8 +3,7 @@
  * or of a token (values) are stored in 16 bits with a 16-bit index, 4 bytes
  * each, and leave the range of their group, which then has finer steps for all
  * others. The share is given in percent, half of it for each end. Source:
- * KVQuant (SPEC A.2) with uniform codes; the exact choice, ties included, is
- * fixed in SPEC and CONTRACT 2.
+ * KVQuant, here with uniform codes; the exact choice, ties included, is ours.
  *
  * The k-th largest of n numbers is found without sorting, bit by bit: floats
  * become integers in the same order, and the answer is the largest integer

@@ -1,0 +1,167 @@
+/* Chapter 3: its pictures, from results/.
+ *
+ * pictures RESULTS OUT
+ *
+ * group.png     a group with a sink, and the levels that it gets with and without it (numbers.tsv)
+ * ratios.png    by how much sinks widen groups (ratios.tsv) */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "plot_points.h"
+#include "results.h"
+
+static int open_table(tm_results *r, const char *folder, const char *name, kv_error *err)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    return tm_results_read(r, path, err);
+}
+
+static int save(tm_canvas *c, const char *folder, const char *name, kv_error *err)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    int code = tm_canvas_write(c, path, err);
+    tm_canvas_free(c);
+    return code;
+}
+
+/* ---- a group and its levels ----------------------------------------------------------------- */
+
+enum { BINS = 80 };
+
+typedef struct {
+    double low, width;            /* of the axis */
+    int count[BINS], sinks[BINS]; /* others; sinks */
+    int most;
+} histogram;
+
+static void count_numbers(histogram *h, const tm_results *r)
+{
+    double low = INFINITY, high = -INFINITY;
+    for (int i = 0; i < r->rows; i++) {
+        low = fmin(low, tm_results_number(r, i, "key"));
+        high = fmax(high, tm_results_number(r, i, "key"));
+    }
+    memset(h, 0, sizeof *h);
+    h->low = floor(low - 0.5);
+    h->width = ceil(high + 0.5) - h->low;
+    for (int i = 0; i < r->rows; i++) {
+        int bin = (int)((tm_results_number(r, i, "key") - h->low) / h->width * BINS);
+        int *count = tm_results_number(r, i, "sink") > 0 ? h->sinks : h->count;
+        count[bin]++;
+        h->most = count[bin] > h->most ? count[bin] : h->most;
+    }
+}
+
+static double place(const histogram *h, tm_box box, double x)
+{
+    return box.x + (x - h->low) / h->width * box.w;
+}
+
+/* The four levels of a group of two bits: from its extremes, with or without its sinks. */
+static void draw_levels(tm_canvas *c, tm_box box, const histogram *h, const tm_results *r,
+                        int with_sinks)
+{
+    double low = INFINITY, high = -INFINITY;
+    for (int i = 0; i < r->rows; i++) {
+        if (tm_results_number(r, i, "sink") > 0 && !with_sinks) continue;
+        low = fmin(low, tm_results_number(r, i, "key"));
+        high = fmax(high, tm_results_number(r, i, "key"));
+    }
+    for (int q = 0; q < 4; q++) {
+        double x = place(h, box, low + q * (high - low) / 3);
+        char text[2] = {(char)('0' + q), 0};
+        tm_line(c, x, box.y, x, box.y + box.h, 3, tm_series_color[0]);
+        tm_text(c, x, box.y - 8, 13, 0, tm_series_color[0], text);
+    }
+}
+
+static void draw_histogram(tm_canvas *c, tm_box box, const histogram *h, const tm_results *r,
+                           const char *title, int with_sinks)
+{
+    double step = box.w / BINS;
+    tm_text(c, box.x, box.y - 36, 16, -1, tm_ink, title);
+    for (int i = 0; i < BINS; i++) {
+        double tall = box.h * 0.9 / h->most * h->count[i];
+        double red = box.h * 0.9 / h->most * h->sinks[i];
+        tm_fill(c, (tm_box){box.x + i * step + 1, box.y + box.h - tall, step - 2, tall}, tm_faint);
+        tm_fill(c, (tm_box){box.x + i * step, box.y + box.h - red, step, red}, tm_sink);
+    }
+    draw_levels(c, box, h, r, with_sinks);
+    tm_line(c, box.x, box.y + box.h, box.x + box.w, box.y + box.h, 2, tm_ink);
+    for (double x = h->low; x <= h->low + h->width; x += 2) {
+        char text[16];
+        snprintf(text, sizeof text, "%.0f", x);
+        tm_text(c, place(h, box, x), box.y + box.h + 22, 12, 0, tm_ink, text);
+    }
+}
+
+static int draw_group(const char *results, const char *out, kv_error *err)
+{
+    tm_results r;
+    tm_canvas c;
+    histogram h;
+    if (open_table(&r, results, "numbers.tsv", err)) return err->code;
+    int code = tm_canvas_init(&c, 900, 560, err);
+    if (!code) {
+        count_numbers(&h, &r);
+        draw_histogram(&c, (tm_box){30, 70, 840, 165}, &h, &r, "The sink (red) in the range", 1);
+        draw_histogram(&c, (tm_box){30, 340, 840, 165}, &h, &r, "The sink left out", 0);
+        code = save(&c, out, "group.png", err);
+    }
+    tm_results_free(&r);
+    return code;
+}
+
+/* ---- how much wider ------------------------------------------------------------------------- */
+
+static void draw_bars(tm_canvas *c, tm_box box, const tm_results *r)
+{
+    double most = 1, step = box.w / r->rows;
+    for (int i = 0; i < r->rows; i++) most = fmax(most, tm_results_number(r, i, "groups"));
+    for (int i = 0; i < r->rows; i++) {
+        char text[32];
+        double n = tm_results_number(r, i, "groups"), tall = box.h / most * n;
+        double middle = box.x + (i + 0.5) * step, base = box.y + box.h;
+        tm_fill(c, (tm_box){box.x + i * step + 12, base - tall, step - 24, tall}, tm_sink);
+        snprintf(text, sizeof text, "%.0f", n);
+        tm_text(c, middle, base - tall - 8, 13, 0, tm_ink, text);
+        snprintf(text, sizeof text, "%s to %s", tm_results_text(r, i, "from"),
+                 tm_results_text(r, i, "to"));
+        tm_text(c, middle, base + 24, 12, 0, tm_ink, text);
+    }
+    tm_line(c, box.x, box.y + box.h, box.x + box.w, box.y + box.h, 2, tm_ink);
+}
+
+static int draw_ratios(const char *results, const char *out, kv_error *err)
+{
+    tm_results r;
+    tm_canvas c;
+    if (open_table(&r, results, "ratios.tsv", err)) return err->code;
+    int code = tm_canvas_init(&c, 900, 420, err);
+    if (!code) {
+        tm_text(&c, 30, 36, 16, -1, tm_ink, "Groups whose range a sink widens");
+        draw_bars(&c, (tm_box){30, 80, 840, 260}, &r);
+        tm_text(&c, 450, 400, 13, 0, tm_ink, "width with the sink, in widths without");
+        code = save(&c, out, "ratios.png", err);
+    }
+    tm_results_free(&r);
+    return code;
+}
+
+int main(int argc, char **argv)
+{
+    kv_error err = {0};
+    if (argc != 3) {
+        fprintf(stderr, "usage: pictures RESULTS OUT\n");
+        return 2;
+    }
+    if (draw_group(argv[1], argv[2], &err) || draw_ratios(argv[1], argv[2], &err)) {
+        fprintf(stderr, "pictures: %s\n", err.text);
+        return err.code;
+    }
+    return 0;
+}
