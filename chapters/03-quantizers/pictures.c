@@ -31,6 +31,7 @@ static int save(tm_canvas *c, const char *folder, const char *name, kv_error *er
 /* ---- a group and its levels ----------------------------------------------------------------- */
 
 enum { BINS = 80 };
+static const tm_color grey = {150, 158, 168};
 
 typedef struct {
     double low, width;            /* of the axis */
@@ -87,7 +88,7 @@ static void draw_histogram(tm_canvas *c, tm_box box, const histogram *h, const t
     for (int i = 0; i < BINS; i++) {
         double tall = box.h * 0.9 / h->most * h->count[i];
         double red = box.h * 0.9 / h->most * h->sinks[i];
-        tm_fill(c, (tm_box){box.x + i * step + 1, box.y + box.h - tall, step - 2, tall}, tm_faint);
+        tm_fill(c, (tm_box){box.x + i * step + 1, box.y + box.h - tall, step - 2, tall}, grey);
         tm_fill(c, (tm_box){box.x + i * step, box.y + box.h - red, step, red}, tm_sink);
     }
     draw_levels(c, box, h, r, with_sinks);
