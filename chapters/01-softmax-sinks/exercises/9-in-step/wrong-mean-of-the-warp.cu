@@ -1,0 +1,16 @@
+/* In step, but the mean is over all queries of the warp, not over those that see the key. */
+#include "kv.cuh"
+
+__global__ void received_kernel(double *alpha, const float *rows, int T) {
+    int k = blockIdx.x * blockDim.x + threadIdx.x;
+    if (k >= T)
+        return;
+    double sum = 0;
+    for (int i = k / 32 * 32; i < T; i++)
+        sum += rows[size_t(i) * T + k];
+    alpha[k] = sum / (T - k / 32 * 32);
+}
+
+extern "C" void received(double *alpha, const float *rows, int T) {
+    received_kernel<<<(T + 127) / 128, 128>>>(alpha, rows, T);
+}
