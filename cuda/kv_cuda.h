@@ -18,7 +18,6 @@
 #define KV_CUDA_H
 
 #include "kv.h"
-#include "layout.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -147,6 +146,8 @@ int kv_cuda_quantize(uint8_t *codes, uint16_t *scale, uint16_t *min,
                      kv_shape s, int T, kv_fault *fault, kv_error *err);
 
 //@ append: Chapter 4: fill packed caches on the device
+#include "layout.h" /* tiles and pools */
+
 typedef struct {
     int tokens, quantized_keys, quantized_values, kept;
 } kv_length;
@@ -233,6 +234,7 @@ int kv_cuda_decode(float *out, const float *q, const kv_pool *pool, int heads,
 size_t kv_cuda_decode_work(const kv_pool *pool, int heads, int splits);
 enum { KV_CUDA_DECODE_VERSIONS = 4 };
 
+//@ end: Close the header
 #ifdef __cplusplus
 }
 #endif

@@ -944,6 +944,7 @@ int kv_decode(float *out, float *rows, const float *q, const kv_cache *c,
               int layer, const float *sink, int shift, float *scratch,
               kv_error *err);
 
+//@ end: Close the header
 #ifdef __cplusplus
 }
 #endif

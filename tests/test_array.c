@@ -1,6 +1,6 @@
 /* Whole arrays: what the steps make together, and what being kept means. The exact codes are judged
  * by the oracle's vectors in test_vectors.c. */
-#include "check.h"
+#include "check_quantize.h"
 
 Test(array, a_kept_sink_leaves_its_neighbours_alone)
 {

@@ -1,6 +1,6 @@
 /* The packed cache: however rows arrive, the same bytes result; what it holds equals quantizing the
  * whole array at once; kept tokens stay, nothing is promoted after it was quantized. */
-#include "check.h"
+#include "check_quantize.h"
 
 typedef struct {
     kv_cache c;

@@ -5,7 +5,7 @@
  * Everything runs on the scalar backend and the packed cache of ref/. */
 #define _XOPEN_SOURCE 700
 
-#include "check.h"
+#include "check_quantize.h"
 
 #include <criterion/new/assert.h>
 #include <unistd.h>

@@ -1,7 +1,7 @@
 /* Memories: a window is what ref/ quantizes, bit for bit; a stream is what the packed cache gives,
  * in whatever pieces its tokens arrive. */
 #define _POSIX_C_SOURCE 200809L /* setenv */
-#include "check.h"
+#include "check_quantize.h"
 #include "fast.h"
 #include "kernels.h"
 #include "memory.h"
