@@ -342,7 +342,7 @@ bench: $(BUILD)/kvsink ## speed and memory on the real model, as a table and JSO
 # tests/exercises/grade.py is the whole of it; what a kernel or a file of ref/ needs it makes itself.
 grader = CC='$(CC)' CXX='$(CXX)' BUILD='$(BUILD)' $(PYTHON) tests/exercises/grade.py
 seed   = $(if $(SEED),--seed '$(SEED)')
-.PHONY: exercise grade grade-class test-exercises
+.PHONY: exercise grade grade-class test-exercises upto upto-all
 exercise: ## start an exercise, E=01.2: a file of yours in work/01.2
 	$(need) exercise grade
 	@$(if $(E),$(grader) start '$(E)',$(grader) list; echo "Choose one: make exercise E=01.2"; exit 2)
@@ -353,6 +353,12 @@ grade-class: ## grade the folders of a class: DIR=submissions CSV=grades.csv SEE
 	$(need) grade-class grade cuda
 	@$(if $(DIR),,echo "say where: make grade-class DIR=submissions [CSV=grades.csv] [SEED=n]"; exit 2;) \
 	    $(grader) class '$(DIR)' '$(or $(CSV),grades.csv)' $(seed)
+upto: ## build and test with only the code that chapters 1 to N show: N=3
+	$(need) upto build test cuda
+	@$(MAKE) -s --no-print-directory $(BUILD)/cusim
+	@CC='$(CC)' CXX='$(CXX)' $(PYTHON) tests/tools/upto.py '$(N)' $(BUILD)
+upto-all: ## the same for every N
+	@$(MAKE) -s --no-print-directory upto N=all
 test-exercises: ## prove that every exercise can be solved and tells wrong answers (E=01.2: that one)
 	$(need) test-exercises grade cuda
 	@$(if $(E),,$(PYTHON) tests/exercises/test_grade.py)

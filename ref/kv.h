@@ -228,7 +228,7 @@ typedef void kv_tap_function(void *self, kv_tap tap, int layer, float *data,
                              int rows, int cols);
 
 //@ forward: Chapter 2: run the decoder
-struct kv_memory; /* chapter 4: where keys and values go */
+struct kv_memory; /* where keys and values go; below, with the cache */
 
 typedef struct {
     const kv_model *model;
@@ -728,7 +728,7 @@ kv_bytes kv_cache_bytes(const kv_cache *c, int layer);
  * listed. */
 int kv_positions_before(const int *position, int n, int t);
 
-//@ memory: Chapter 4: hand a cache to the decoder
+//@ memory: Chapter 2: let something else keep keys and values
 /* Takes the n new rows of a layer and answers their queries.
  *   out [n][H][D], rows as kv_attention or NULL, q after RoPE,
  *   k after and k_pre before RoPE, position: RoPE position of the first row
