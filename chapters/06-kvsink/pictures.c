@@ -1,5 +1,6 @@
 /* Chapter 6's pictures: pictures RESULTS OUT draws, from the tables in RESULTS,
  *
+ *   recall.png    which sinks of a layer the rules keep (layers.tsv)
  *   stages.png    what prediction reads: |H[t,c]| after two layers, token by token (kept.tsv)
  *   kept.png      a short text with the kept tokens of four rules on coloured ground (kept.tsv)
  *   forest.png    the rules less the first five tokens, with their intervals (rules.tsv)
@@ -19,7 +20,7 @@ static const tm_color ground = {255, 214, 201}; /* behind the text of a kept tok
 
 typedef struct {
     const char *out;
-    tm_results kept, rules, packed;
+    tm_results kept, rules, packed, layers;
 } tables;
 
 /* ------------------------------------------------------------------- frame */
@@ -300,6 +301,42 @@ static int picture_passages(const tables *t, kv_error *err)
     return finish(&c, t, "passages.png", code, err);
 }
 
+/* ------------------------------------------------------------------ recall */
+
+enum { LAYERS = 30, RULES = 3 };
+
+static void draw_recall(tm_canvas *c, double x, const tm_results *r, const char *text,
+                        const char *title)
+{
+    static const char *const rule[RULES] = {"first:5", "kvsink:5@11/all", "kvsink:5@each/all"};
+    double y[RULES][LAYERS];
+    tm_series series[RULES];
+    for (int i = 0; i < RULES; i++) {
+        for (int l = 0; l < LAYERS; l++) {
+            char row[64], column[64];
+            snprintf(row, sizeof row, "%s/0.1/%d", text, l);
+            snprintf(column, sizeof column, "r:%s", rule[i]);
+            y[i][l] = tm_results_number(r, tm_results_row(r, row), column);
+            y[i][l] += 0.02 * (1 - i); /* lines that would hide each other */
+        }
+        series[i] = (tm_series){rule[i], y[i], tm_series_color[i], 1};
+    }
+    tm_lines p = {title, "layer", "recall", 0, LAYERS, 0, series, RULES,
+                  NULL, NULL, 0};
+    tm_plot_lines(c, (tm_box){x, 10, 580, 400}, &p);
+}
+
+static int picture_recall(const tables *t, kv_error *err)
+{
+    tm_canvas c = {0};
+    int code = tm_canvas_init(&c, 1200, 420, err);
+    if (!code) {
+        draw_recall(&c, 10, &t->layers, "plain", "plain");
+        draw_recall(&c, 610, &t->layers, "five", "packed");
+    }
+    return finish(&c, t, "recall.png", code, err);
+}
+
 /* -------------------------------------------------------------------- main */
 
 static int read_table(tm_results *r, const char *folder, const char *name, kv_error *err)
@@ -321,13 +358,15 @@ int main(int argc, char **argv)
     if (read_table(&t.kept, argv[1], "kept.tsv", &err) ||
         read_table(&t.rules, argv[1], "rules.tsv", &err) ||
         read_table(&t.packed, argv[1], "packed.tsv", &err) ||
+        read_table(&t.layers, argv[1], "layers.tsv", &err) ||
         picture_stages(&t, argv[1], &err) || picture_kept(&t, &err) || picture_forest(&t, &err) ||
-        picture_passages(&t, &err)) {
+        picture_passages(&t, &err) || picture_recall(&t, &err)) {
         fprintf(stderr, "%s: %s\n", argv[0], err.text);
         return 1;
     }
     tm_results_free(&t.kept);
     tm_results_free(&t.rules);
     tm_results_free(&t.packed);
+    tm_results_free(&t.layers);
     return 0;
 }

@@ -1,0 +1,33 @@
+/* The largest values, not the largest magnitudes. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "kv.h"
+
+static int falling(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x < y) - (x > y);
+}
+
+int kv_top_magnitudes(int *position, const float *h, int T, int K, float *scratch)
+{
+    if (K > T)
+        K = T;
+    if (K <= 0)
+        return 0;
+    for (int t = 0; t < T; t++)
+        scratch[t] = h[t];
+    qsort(scratch, (size_t)T, sizeof *scratch, falling);
+    double v = scratch[K - 1];
+    int room = K, n = 0;
+    for (int t = 0; t < T; t++)
+        room -= h[t] > 1.001 * v;
+    for (int t = 0; t < T && n < K; t++) {
+        double a = h[t];
+        int more = a > 1.001 * v, equal = !more && v - a <= 0.001 * fabs(v);
+        if (more || (equal && room-- > 0))
+            position[n++] = t;
+    }
+    return n;
+}

@@ -1,0 +1,20 @@
+/* Exercise 06.4: in early layers only the first stage can speak (or, with union, all of them). */
+#include <string.h>
+
+int stage_speaks(const char *which, int all, const int *layer_of_stage, int stages, int stage,
+                 int layer)
+{
+    int first = layer_of_stage[0], at = layer_of_stage[stage], latest = first;
+    if (layer <= first && !all)
+        return 0;
+    if (strcmp(which, "union") == 0)
+        return 1;
+    if (layer <= first)
+        return at == first;
+    if (strcmp(which, "join") == 0)
+        return at < layer;
+    for (int s = 0; s < stages; s++)
+        if (layer_of_stage[s] < layer)
+            latest = layer_of_stage[s];
+    return at == latest;
+}
