@@ -12,12 +12,12 @@
  *              elsewhere: the unit's largest product at the other tokens.
  * squares.tsv  row: a factor. The input of the FFN that writes most is scaled by it: gate, up and
  *              product of the same unit, and what the FFN adds to the channel.
- * norm.tsv     row: a layer. rms: of the residual that attention reads, first tokens, and elsewhere
- *              (the fourth tokens), means over sentences; share: of the square of the first
- *              token's residual, percent, that lies in the channel; x, k, v: mean cosine over
- *              pairs of sentences, of the normed residual, the key before RoPE and the value, first
- *              tokens and elsewhere; k_norm, v_norm: mean norm of first tokens over that elsewhere;
- *              gain: of the norm in the channel, over the median of all channels; column_k,
+ * norm.tsv     row: a layer. First tokens, and beside them (_4th) the fourth ones. rms: of the
+ *              residual that attention reads, mean over sentences. x, k, v: mean cosine over pairs
+ *              of sentences, of the normed residual, the key before RoPE and the value.
+ * weights.tsv  row: a layer. share: of the square of the first token's residual, percent, that
+ *              lies in the channel; k_norm, v_norm: mean norm of first tokens over that of fourth
+ *              ones; gain: of the norm in the channel, over the median of all channels; column_k,
  *              column_v: mean cosine of the first token's key and value with the channel's
  *              column of W_k and W_v. */
 #include <math.h>
@@ -144,7 +144,8 @@ static int largest_unit(const pass *p, const kv_layer_weights *w, int l, int cha
     int best = -1;
     double most = -1;
     for (int u = 0; u < p->F; u++) {
-        double part = fabs((double)p->down_in[(size_t)l * p->T * p->F + u] * weight_at(w, channel, u));
+        double in = (double)p->down_in[(size_t)l * p->T * p->F + u];
+        double part = fabs(in * weight_at(w, channel, u));
         if (u != without && part > most) {
             most = part;
             best = u;
@@ -156,8 +157,8 @@ static int largest_unit(const pass *p, const kv_layer_weights *w, int l, int cha
 static int write_writers(const pass *p, const kv_model *m, int channel, const char *folder,
                          const char *model, kv_error *err)
 {
-    FILE *f = table(folder, "writers.tsv", model, "layer\tchannel\twrite\tunit\tgate\tup\tproduct"
-                    "\tweight\tpart\tothers\telsewhere", err);
+    FILE *f = table(folder, "writers.tsv", model, "layer\twrite\tunit\tgate\tup\tproduct\tweight"
+                    "\tpart\tothers\telsewhere", err);
     float *x = zeros((size_t)p->C, sizeof *x);
     for (int l = 0; l < p->L && f; l++) {
         const kv_layer_weights *w = &m->layer[l];
@@ -171,10 +172,9 @@ static int write_writers(const pass *p, const kv_model *m, int channel, const ch
             double y = (double)in[(size_t)t * p->F + u];
             if (fabs(y) > fabs(else_)) else_ = y;
         }
-        fprintf(f, "%d\t%d\t%.5g\t%d\t%.4g\t%.4g\t%.5g\t%.4g\t%.5g\t%.3g\t%.3g\n", l, channel, write,
-                u, gate, up, (double)in[u], weight_at(w, channel, u),
-                (double)in[u] * weight_at(w, channel, u),
-                (double)in[second] * weight_at(w, channel, second), else_);
+        fprintf(f, "%d\t%.5g\t%d\t%.3g\t%.3g\t%.4g\t%.3g\t%.5g\t%.4g\t%.2g\n", l, write, u,
+                gate, up, (double)in[u], weight_at(w, channel, u),
+                (double)in[u] * weight_at(w, channel, u), (double)in[second] * weight_at(w, channel, second), else_);
     }
     free(x);
     if (f) fclose(f);
@@ -269,7 +269,8 @@ static void gather(float *to, const pass *p, int l, int t, int what)
     }
 }
 
-static void norm_row(FILE *f, const pass *p, const kv_model *m, int l, int channel)
+static void norm_row(FILE *norm, FILE *weights, const pass *p, const kv_model *m, int l,
+                     int channel)
 {
     int C = p->C, n = p->row;
     const kv_layer_weights *w = &m->layer[l];
@@ -293,9 +294,10 @@ static void norm_row(FILE *f, const pass *p, const kv_model *m, int l, int chann
         for (int s = 0; s < SENTENCES; s++)
             kv_rmsnorm(x[i] + (size_t)s * C, x[i] + (size_t)s * C, w->attn_norm, m->norm_eps, C);
     sign = (sign < 0 ? -1 : 1) * (w->attn_norm[channel] < 0 ? -1 : 1);
-    fprintf(f, "%d\t%.4g\t%.4g\t%.4g\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t%.3g\t%.3g\t%.3g\t%.3f\t%.3f\n",
-            l, rms[0], rms[1], share, agreement(x[0], C), agreement(x[1], C), agreement(k[0], n),
-            agreement(k[1], n), agreement(v[0], n), agreement(v[1], n),
+    fprintf(norm, "%d\t%.3g\t%.3g\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\n", l, rms[0], rms[1],
+            agreement(x[0], C), agreement(x[1], C), agreement(k[0], n), agreement(k[1], n),
+            agreement(v[0], n), agreement(v[1], n));
+    fprintf(weights, "%d\t%.3g\t%.3g\t%.3g\t%.3g\t%.3f\t%.3f\n", l, share,
             mean_norm(k[0], n) / mean_norm(k[1], n), mean_norm(v[0], n) / mean_norm(v[1], n),
             gain_ratio(w->attn_norm, channel, C), along_column(k[0], n, &w->k, channel, sign),
             along_column(v[0], n, &w->v, channel, sign));
@@ -309,11 +311,16 @@ static void norm_row(FILE *f, const pass *p, const kv_model *m, int l, int chann
 static int write_norm(const pass *p, const kv_model *m, int channel, const char *folder,
                       const char *model, kv_error *err)
 {
-    FILE *f = table(folder, "norm.tsv", model, "layer\trms\trms_elsewhere\tshare\tx\tx_elsewhere\tk"
-                    "\tk_elsewhere\tv\tv_elsewhere\tk_norm\tv_norm\tgain\tcolumn_k\tcolumn_v", err);
-    for (int l = 0; l < m->layers && f; l++) norm_row(f, p, m, l, channel);
-    if (f) fclose(f);
-    return f ? KV_OK : err->code;
+    FILE *norm = table(folder, "norm.tsv", model,
+                       "layer\trms\trms_4th\tx\tx_4th\tk\tk_4th\tv\tv_4th", err);
+    FILE *weights = table(folder, "weights.tsv", model,
+                          "layer\tshare\tk_norm\tv_norm\tgain\tcolumn_k\tcolumn_v", err);
+    for (int l = 0; l < m->layers && norm && weights; l++)
+        norm_row(norm, weights, p, m, l, channel);
+    int code = norm && weights ? KV_OK : err->code;
+    if (norm) fclose(norm);
+    if (weights) fclose(weights);
+    return code;
 }
 
 /* The channel of the largest |H| behind any layer. */

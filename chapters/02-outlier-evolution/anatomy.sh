@@ -56,4 +56,4 @@ done
 } >$out/kernels.txt
 
 sh book/build.sh stamp $out/summer.txt $out/writers.tsv $out/squares.tsv $out/norm.tsv \
-    $out/handmade-several.txt $out/handmade-none.txt $out/kernels.txt
+    $out/weights.tsv $out/handmade-several.txt $out/handmade-none.txt $out/kernels.txt

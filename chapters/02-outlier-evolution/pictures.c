@@ -72,30 +72,32 @@ static int column(double *y, const tm_results *r, const char *title)
 
 static int draw_constant(const char *from, const char *to, kv_error *err)
 {
-    static const char *const title[8] = {"x", "k", "v", "x_elsewhere", "k_elsewhere",
-                                         "v_elsewhere", "k_norm", "v_norm"};
-    tm_results r = {0};
+    static const char *const title[8] = {"x", "k", "v", "x_4th", "k_4th", "v_4th",
+                                         "k_norm", "v_norm"};
+    tm_results r = {0}, w = {0};
     tm_canvas c = {0};
     double y[8][LAYERS];
     int n = 0, code = table(&r, from, "norm.tsv", err);
-    for (int i = 0; i < 8 && !code; i++) n = column(y[i], &r, title[i]);
+    if (!code) code = table(&w, from, "weights.tsv", err);
+    for (int i = 0; i < 8 && !code; i++) n = column(y[i], i < 6 ? &r : &w, title[i]);
     const tm_color *color = tm_series_color;
-    const tm_series alike[6] = {{"input, first", y[0], tm_sink, 1},
-                                {"key, first", y[1], color[1], 1},
-                                {"value, first", y[2], color[2], 1},
-                                {"input", y[3], tm_sink, 0},
-                                {"key", y[4], color[1], 0},
-                                {"value", y[5], color[2], 0}};
+    const tm_series alike[6] = {{"input, 1st", y[0], tm_sink, 1},
+                                {"key, 1st", y[1], color[1], 1},
+                                {"value, 1st", y[2], color[2], 1},
+                                {"input, 4th", y[3], tm_sink, 0},
+                                {"key, 4th", y[4], color[1], 0},
+                                {"value, 4th", y[5], color[2], 0}};
     const tm_series small[2] = {{"key", y[6], color[1], 1}, {"value", y[7], color[2], 1}};
     const tm_lines left = {"cosine between two texts", "layer", NULL, 0, n, 0, alike, 6, NULL, NULL,
                            0};
-    const tm_lines right = {"norm, first / others", "layer", NULL, 0, n, 0, small, 2,
+    const tm_lines right = {"norm, first / 4th", "layer", NULL, 0, n, 0, small, 2,
                             NULL, NULL, 0};
     if (!code) code = tm_canvas_init(&c, 1200, 480, err);
     if (!code) tm_plot_lines(&c, (tm_box){20, 20, 640, 440}, &left);
     if (!code) tm_plot_lines(&c, (tm_box){700, 20, 480, 440}, &right);
     if (!code) code = finish(&c, to, "constant.png", err);
     tm_results_free(&r);
+    tm_results_free(&w);
     return code;
 }
 
