@@ -172,7 +172,7 @@ static int write_writers(const pass *p, const kv_model *m, int channel, const ch
             double y = (double)in[(size_t)t * p->F + u];
             if (fabs(y) > fabs(else_)) else_ = y;
         }
-        fprintf(f, "%d\t%.5g\t%d\t%.3g\t%.3g\t%.4g\t%.3g\t%.5g\t%.4g\t%.2g\n", l, write, u,
+        fprintf(f, "%d\t%.0f\t%d\t%.3g\t%.3g\t%.4g\t%.3g\t%.0f\t%.0f\t%.2g\n", l, write, u,
                 gate, up, (double)in[u], weight_at(w, channel, u),
                 (double)in[u] * weight_at(w, channel, u), (double)in[second] * weight_at(w, channel, second), else_);
     }
