@@ -3,7 +3,8 @@
  * pictures RESULTS OUT
  *
  * group.png     a group with a sink, and the levels that it gets with and without it (numbers.tsv)
- * ratios.png    by how much sinks widen groups (ratios.tsv) */
+ * ratios.png    by how much sinks widen groups (ratios.tsv)
+ * apart.png     bits against KL: tokens kept, single numbers apart, or both (outliers.tsv) */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -153,6 +154,71 @@ static int draw_ratios(const char *results, const char *out, kv_error *err)
     return code;
 }
 
+/* ---- bits against KL ------------------------------------------------------------------------ */
+
+enum { RULES = 4, POINTS = 64, NAME = 24 };
+static const char *const rules[RULES] = {"none", "first:5", "kvsink:5", "kvsink:best"};
+
+typedef struct {
+    tm_point point[POINTS];
+    tm_point_label label[POINTS];
+    char name[POINTS][NAME];
+    int n, labels;
+} cloud;
+
+static int rule_of(const char *row)
+{
+    char rule[NAME];
+    tm_results_part(rule, sizeof rule, row, 3);
+    for (int k = 0; k < RULES; k++)
+        if (!strcmp(rule, rules[k])) return k;
+    return -1;
+}
+
+/* Rows GROUP/text/FORMAT/RULE of one text; a format is named above the place where nothing is kept.
+ * One per mille of so few numbers is none, so out0.1 is out0. */
+static void gather(cloud *to, const tm_results *r, const char *text)
+{
+    char part[NAME];
+    to->n = to->labels = 0;
+    for (int i = 0; i < r->rows && to->n < POINTS; i++) {
+        const char *row = r->cell[i * r->cols];
+        int rule = rule_of(row);
+        if (rule < 0 || strcmp(tm_results_part(part, sizeof part, row, 1), text)) continue;
+        if (!strcmp(tm_results_part(part, sizeof part, row, 2), "out0.1")) continue;
+        double bits = tm_results_number(r, i, "bits");
+        to->point[to->n++] = (tm_point){bits, tm_results_number(r, i, "kl"),
+                                        tm_results_number(r, i, "kl_error"), rule};
+        if (rule > 0) continue;
+        memcpy(to->name[to->labels], part, sizeof part);
+        to->label[to->labels] = (tm_point_label){bits, to->name[to->labels]};
+        to->labels++;
+    }
+}
+
+static int draw_apart(const char *results, const char *out, kv_error *err)
+{
+    static const char *const text[] = {"plain", "packed"};
+    static const char *const title[] = {"Prose", "Packed passages"};
+    static cloud c;
+    tm_results r;
+    tm_canvas page;
+    if (open_table(&r, results, "outliers.tsv", err)) return err->code;
+    int code = tm_canvas_init(&page, 1100, 560, err);
+    if (!code) {
+        for (int i = 0; i < 2; i++) {
+            gather(&c, &r, text[i]);
+            tm_points plot = {title[i], "bits a number", "KL, nats", c.point,
+                              c.n,      c.label,         c.labels};
+            tm_plot_points(&page, (tm_box){20 + 545 * i, 20, 520, 460}, &plot);
+        }
+        tm_plot_legend(&page, 120, 500, 900, rules, RULES, 0);
+        code = save(&page, out, "apart.png", err);
+    }
+    tm_results_free(&r);
+    return code;
+}
+
 int main(int argc, char **argv)
 {
     kv_error err = {0};
@@ -160,7 +226,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: pictures RESULTS OUT\n");
         return 2;
     }
-    if (draw_group(argv[1], argv[2], &err) || draw_ratios(argv[1], argv[2], &err)) {
+    if (draw_group(argv[1], argv[2], &err) || draw_ratios(argv[1], argv[2], &err) ||
+        draw_apart(argv[1], argv[2], &err)) {
         fprintf(stderr, "pictures: %s\n", err.text);
         return err.code;
     }
