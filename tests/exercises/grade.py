@@ -65,6 +65,8 @@ COMPILE = {"seconds": 60, "megabytes": 4096, "file": 64}
 KERNEL_MEGABYTES = 1024
 PATIENCE = 100  # times the processor seconds may pass on the clock: others are busy too
 IDLE = 10  # seconds that a program may wait for nothing
+FEWEST = 6  # exercises of a chapter
+WITHOUT = {}  # chapter: kinds that its matter does not allow
 NEW_SEED = "test"  # with which "test" tries the solutions once more
 
 
@@ -159,8 +161,9 @@ def find(name, exercises):
 def make(targets):
     targets = sorted(set(targets))
     if targets:
-        command = shlex.split(os.environ.get("MAKE", "make")) + ["-s", "--no-print-directory"]
-        subprocess.run(command + targets, cwd=TOP, check=True)
+        clean = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+        given = ["BUILD=" + relative(BUILD), "CC=" + shlex.join(CC), "CXX=" + shlex.join(CXX)]
+        subprocess.run(["make", "-s", "-j%d" % JOBS, *given, *targets], cwd=TOP, check=True, env=clean)
 
 
 def older(made, sources):
@@ -680,6 +683,21 @@ def prove(e):
         len(public), len(both) - len(public), len(e.wrong), time.monotonic() - started)
 
 
+def too_few(exercises):
+    """A chapter has at least six exercises, of all kinds that its matter allows."""
+    out = []
+    for chapter in sorted({e.id[:2] for e in exercises}):
+        mine = [e for e in exercises if e.id[:2] == chapter]
+        lacking = sorted(set(KINDS) - {e.kind for e in mine} - WITHOUT.get(chapter, set()))
+        if len(mine) < FEWEST:
+            out.append("chapter %s has %d exercises; at least %d are wanted" % (chapter, len(mine), FEWEST))
+        if lacking:
+            out.append("chapter %s has no exercise of the kind %s" % (chapter, ", ".join(lacking)))
+        if sorted(e.id for e in mine) != sorted("%s.%d" % (chapter, k + 1) for k in range(len(mine))):
+            out.append("the exercises of chapter %s are not numbered 1 to %d" % (chapter, len(mine)))
+    return out
+
+
 def test(names, exercises):
     chosen = [find(name, exercises) for name in names] or exercises
     if not prepare(chosen):
@@ -693,8 +711,11 @@ def test(names, exercises):
         print("%-6s %-8s %-42s %s" % (e.id, e.kind, e.title[:42], "FAILED" if bad else summary))
         for line in bad:
             print("         " + line)
+    lacking = [] if names else too_few(exercises)
+    for line in lacking:
+        print(line)
     print("\n%d exercises proven, %d failed" % (len(chosen) - failed, failed))
-    return 1 if failed or not chosen else 0
+    return 1 if failed or lacking or not chosen else 0
 
 
 def main():

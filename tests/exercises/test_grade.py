@@ -3,9 +3,12 @@
 
 Each file of planted/ is an answer to one exercise and misbehaves; its first line says which reason is
 to be reported. Then a class in which one student is right and the others try to spoil that: the row of
-the first must say so. Run it in the project's top folder (make test-exercises does)."""
+the first must say so. Then an answer that knows the public cases by heart: a seed must find it out. And
+starting an exercise must not touch what somebody wrote. Run it in the project's top folder (make test-exercises does)."""
 
+import contextlib
 import csv
+import io
 import os
 import pathlib
 import re
@@ -68,6 +71,36 @@ def whole_class(exercise):
     return out
 
 
+def by_heart(exercise):
+    """A program that looks the answers up passes the public cases and no others."""
+    lines = ["#include <string.h>", "void window_softmax(float *p, const float *s, int n, int pinned, int window)", "{",
+             "    (void)pinned, (void)window;"]
+    for one in exercise.cases(""):
+        known = ", ".join("%.9g" % x for x in one["out"]["p"])
+        lines.append("    if (n == %d && s[n - 1] == (float)%r)" % (len(one["in"]["s"]), one["in"]["s"][-1]))
+        lines.append("        memcpy(p, (float[]){%s}, (size_t)n * 4);" % known)
+    text = "\n".join(lines + ["}", ""]).encode()
+    first = grade.grade_text(exercise, text, exercise.cases(""), True)
+    then = grade.grade_text(exercise, text, exercise.cases("7"), True)
+    if first.word == "passed" and then.word == "failed" and "fresh, " in then.why:
+        return []
+    return ["by heart: without a seed '%s', with one '%s: %s'" % (first.word, then.word, then.why)]
+
+
+def started_twice(exercise):
+    with tempfile.TemporaryDirectory() as name:
+        grade.WORK = pathlib.Path(name)
+        mine = grade.WORK / exercise.id / exercise.file
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            grade.start(exercise.id, [exercise])
+            as_given = mine.read_bytes() == exercise.stub.read_bytes()
+            mine.write_text("mine")
+            grade.start(exercise.id, [exercise])
+        kept = mine.read_text() == "mine" and "stays as it is" in out.getvalue()
+    return [] if as_given and kept else ["starting an exercise twice overwrites it, or does not say so"]
+
+
 def main():
     grade.IDLE, grade.RUN = 2, {"seconds": 2, "megabytes": 128, "file": 1}
     exercise = grade.find(EXERCISE, grade.all_exercises())
@@ -80,9 +113,9 @@ def main():
         failed += bool(why)
         print("%-16s %s" % (path.name, why or "reported as it should be"))
     exercise.file = file
-    for why in whole_class(exercise):
+    for why in whole_class(exercise) + by_heart(exercise) + started_twice(exercise):
         failed += 1
-        print("class: " + why)
+        print("FAILED: " + why)
     print("grader: %s" % ("%d FAILED" % failed if failed else "all as it should be"))
     return 1 if failed else 0
 
