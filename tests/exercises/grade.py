@@ -381,12 +381,15 @@ def with_lines(finding, folder, file):
     """Addresses in a complaint of the simulator become lines of the reader's file."""
 
     def line_of(match):
-        done = subprocess.run(["addr2line", "-i", "-e", str(folder / "run"), match[1]],
-                              capture_output=True, text=True)
+        try:
+            done = subprocess.run(["addr2line", "-i", "-e", str(folder / "run"), match[1]],
+                                  capture_output=True, text=True, errors="replace", timeout=60)
+        except subprocess.TimeoutExpired:
+            return file
         for frame in done.stdout.splitlines():
             path, _, number = frame.partition(":")
             if path.endswith(file):
-                return "%s:%s" % (file, number.split()[0])
+                return "%s:%s" % (file, (number.split() or ["?"])[0])
         return file
 
     return plain(re.sub(r"@(0x[0-9a-f]+):1", line_of, finding), 200)
@@ -492,15 +495,14 @@ def read_verdict(exercise, folder, wanted, status, reason):
         orders, under_way, stop = read_answers(folder / "out")
     except (ValueError, IndexError, AttributeError):
         return Verdict("failed", "its answers cannot be read", 0, len(wanted))
-    if status == 125:
-        raise Broken((folder / "err").read_text().strip())
-    if stop.startswith("the checker"):
-        raise Broken("%s: %s" % (exercise.id, stop))
     if stop.startswith("memory"):
         limit = KERNEL_MEGABYTES if exercise.kind == "kernel" else RUN["megabytes"]
         reason = "wants more memory than the limit of %d MB" % limit
+    elif stop:  # the exercise is at fault, or the answer says so
+        reason = plain(stop)
     elif not reason and status:
-        reason = "ended by itself with status %d" % status
+        said = (folder / "err").read_text(errors="replace") if status == 125 else ""
+        reason = plain("ended by itself with status %d %s" % (status, said))
     if reason and under_way:
         reason += ", in case '%s'" % under_way
     reasons = []
@@ -529,18 +531,32 @@ def read_submission(path):
         os.close(f)
 
 
+def lies_in(path, home):
+    try:
+        return path.resolve().is_relative_to(home.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        return False
+
+
 def grade_file(exercise, path, wanted, closed, home=None):
     """home: the folder that the file must lie in, links followed."""
     if not os.path.lexists(path):
         return Verdict("skipped", "not there", 0, len(wanted))
-    strange = home and not path.resolve().is_relative_to(home.resolve())
-    text = None if strange else read_submission(path)
+    text = read_submission(path) if not home or lies_in(path, home) else None
     if text is None:
         return Verdict("failed", "%s is no ordinary file of at most %d MB" % (exercise.file, LARGEST >> 20),
                        0, len(wanted))
     if text == exercise.stub.read_bytes():
         return Verdict("skipped", "still as it was given out", 0, len(wanted))
     return grade_text(exercise, text, wanted, closed)
+
+
+def grade_safely(exercise, path, wanted, home):
+    """Of a class: whatever goes wrong with one answer, the others are graded."""
+    try:
+        return grade_file(exercise, path, wanted, True, home)
+    except Exception as why:
+        return Verdict("failed", plain("the grader cannot judge it: %s" % why), 0, len(wanted))
 
 
 def grade_many(jobs):
@@ -616,7 +632,7 @@ def grade_class(directory, to, seed, exercises):
         wanted = e.cases(seed)
         for s in students:
             path = places[s] / e.id / e.file
-            jobs.append(lambda e=e, s=s, path=path, wanted=wanted: grade_file(e, path, wanted, True, s))
+            jobs.append(lambda e=e, s=s, path=path, wanted=wanted: grade_safely(e, path, wanted, s))
     verdicts = grade_many(jobs)
     by = {(e.id, s): v for (e, s), v in zip([(e, s) for e in exercises for s in students], verdicts)}
     with open(to, "w", newline="") as f:

@@ -36,7 +36,7 @@ def planted(exercise, path):
 
 def whole_class(exercise):
     """Ada is right. Ben hands in nothing, Cleo and Hal links to her file and folder, Dan a pipe, Eve a program
-    that would end the others and remove files, Fay the stub, and Gus has a name that is a formula."""
+    that would end the others and remove files, Fay the stub, Ida a link to itself, and Gus has a name that is a formula."""
     with tempfile.TemporaryDirectory() as name:
         root = pathlib.Path(name)
         solution = exercise.solution.read_text()
@@ -52,6 +52,8 @@ def whole_class(exercise):
         at["eve"].write_text(mean + solution)
         (root / "hal").mkdir()
         os.symlink(root / "ada" / EXERCISE, root / "hal" / EXERCISE)
+        (root / "ida" / EXERCISE).mkdir(parents=True)
+        os.symlink(exercise.file, root / "ida" / EXERCISE / exercise.file)
         at["fay"].write_text(exercise.stub.read_text())
         at["=gus"].write_text(exercise.wrong[0].read_text())
         to = root / "grades.csv"
@@ -61,7 +63,8 @@ def whole_class(exercise):
     out = []
     for student, passed, word in (("ada", "1", "passed"), ("ben", "0", "skipped"), ("cleo", "0", "failed"),
                                   ("dan", "0", "failed"), ("eve", "1", "passed"), ("fay", "0", "skipped"),
-                                  ("hal", "0", "failed"), ("=gus", "0", "failed")):
+                                  ("hal", "0", "failed"), ("ida", "0", "failed"),
+                                  ("=gus", "0", "failed")):
         row = rows.get(student) or rows.get("'" + student) or {}
         said = row.get(EXERCISE + " why") or "no row"
         if row.get("passed") != passed or not said.startswith(word):
