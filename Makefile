@@ -415,7 +415,7 @@ vectors: ## write tests/vectors/ anew from the oracle
 # ---- the book -----------------------------------------------------------------------------------
 
 # BOOK=draft lets code stay unshown while chapters are being written.
-.PHONY: pictures book test-book check-results
+.PHONY: pictures book test-book check-book check-results
 pictures: $(painters) ## draw the chapters' pictures from their results into build/chapters
 	@for file in $(drawings); do \
 	    chapter=$$(dirname $$file); n=$$(basename $$chapter); mkdir -p $(BUILD)/$$chapter; \
@@ -428,6 +428,13 @@ book: ## weave chapters and code into build/book/index.html (BOOK=draft: while c
 test-book: ## test the weaver, and look at the book in a browser
 	$(need) test-book book browser
 	@BUILD=$(BUILD) PYTHON=$(PYTHON) sh tests/weave.sh
+
+# The weaver's tests look at a small book; this one looks at ours.
+check-book: book
+	$(need) check-book book browser
+	@python=python3; $$python -c 'import selenium' 2>/dev/null || python=/usr/bin/python3; \
+	    axe=$(BUILD)/axe; [ -d $$axe ] || $$python -m pip install -q --no-deps --target $$axe axe-core-python==0.1.0 || :; \
+	    $$python tests/weave/browser.py --chapters $(BUILD)/book $$axe/axe_core_python/axe.min.js
 
 # Results that the book quotes carry the hashes of the sources they come from (book/style.md).
 quoted   = $(wildcard $(foreach kind,txt tsv json,chapters/*/results/*.$(kind)))
