@@ -28,7 +28,7 @@ static int draw(const tm_results *r, const char *path, kv_error *err)
     int rows = 0;
     for (int i = 0; i < r->rows; i++) rows += !strncmp(r->cell[(size_t)i * (size_t)r->cols], "2/128/4/", 8);
     if (tm_canvas_init(&c, WIDTH, TOP + rows * STEP + 40, err)) return err->code;
-    tm_text(&c, 24, 36, 18, -1, tm_ink, "Bytes asked for, over the least (2 bits, four query heads a KV head)");
+    tm_text(&c, 24, 36, 18, -1, tm_ink, "Bytes asked for, over the least");
     for (double x = 1; x <= 100; x *= 10) {
         char text[16];
         double at = LEFT + (WIDTH - LEFT - RIGHT) * log10(x) / 2;
