@@ -560,9 +560,9 @@ def grade_safely(exercise, path, wanted, home):
 
 
 def grade_many(jobs):
-    """jobs: functions; their results in order, several at a time."""
+    """jobs: functions; yields their results in order, several being under way at a time."""
     with concurrent.futures.ThreadPoolExecutor(max(JOBS, 1)) as pool:
-        return list(pool.map(lambda job: job(), jobs))
+        yield from pool.map(lambda job: job(), jobs)
 
 
 # ---- commands ------------------------------------------------------------------------------------
@@ -600,7 +600,7 @@ def grade(names, seed, exercises):
     for e in chosen:
         wanted = e.cases(seed)
         jobs.append(lambda e=e, wanted=wanted: grade_file(e, WORK / e.id / e.file, wanted, closed))
-    verdicts = grade_many(jobs)
+    verdicts = list(grade_many(jobs))
     table_of([(e.id, e.title, v.word, v.why) for e, v in zip(chosen, verdicts)])
     hints = [(e, v) for e, v in zip(chosen, verdicts) if v.word == "failed" and v.catches]
     for e, v in hints:
@@ -633,7 +633,7 @@ def grade_class(directory, to, seed, exercises):
         for s in students:
             path = places[s] / e.id / e.file
             jobs.append(lambda e=e, s=s, path=path, wanted=wanted: grade_safely(e, path, wanted, s))
-    verdicts = grade_many(jobs)
+    verdicts = list(grade_many(jobs))
     by = {(e.id, s): v for (e, s), v in zip([(e, s) for e in exercises for s in students], verdicts)}
     with open(to, "w", newline="") as f:
         out = csv.writer(f)
@@ -724,9 +724,9 @@ def test(names, exercises):
     failed = 0
     for e, (bad, summary) in zip(chosen, results):
         failed += bool(bad)
-        print("%-6s %-8s %-42s %s" % (e.id, e.kind, e.title[:42], "FAILED" if bad else summary))
+        print("%-6s %-8s %-42s %s" % (e.id, e.kind, e.title[:42], "FAILED" if bad else summary), flush=True)
         for line in bad:
-            print("         " + line)
+            print("         " + line, flush=True)
     lacking = [] if names else too_few(exercises)
     for line in lacking:
         print(line)
