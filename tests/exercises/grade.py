@@ -74,6 +74,10 @@ class Broken(Exception):
     """An exercise (not an answer) is at fault."""
 
 
+class Usage(Exception):
+    """What was asked for cannot be."""
+
+
 # ---- the exercises -------------------------------------------------------------------------------
 
 
@@ -152,7 +156,7 @@ def find(name, exercises):
         if e.id == wanted:
             return e
     known = ", ".join(e.id for e in exercises) or "none yet"
-    raise SystemExit("there is no exercise '%s'; expected E=CHAPTER.NUMBER, one of: %s" % (name, known))
+    raise Usage("there is no exercise '%s'; expected E=CHAPTER.NUMBER, one of: %s" % (name, known))
 
 
 # ---- building ------------------------------------------------------------------------------------
@@ -620,13 +624,13 @@ def grade_class(directory, to, seed, exercises):
     """One row a student. A folder that is no student's (a file, a hidden one) is left out."""
     root = pathlib.Path(directory)
     if not root.is_dir():
-        raise SystemExit("'%s' is no folder; expected DIR=folder with one folder for each student" % directory)
+        raise Usage("'%s' is no folder; expected DIR=folder with one folder for each student" % directory)
     students = sorted(p for p in root.iterdir() if p.is_dir() and not p.is_symlink() and p.name[0] != ".")
     if not students:
-        raise SystemExit("'%s' has no folders; expected one for each student" % directory)
+        raise Usage("'%s' has no folders; expected one for each student" % directory)
     places = {s: s / "work" if (s / "work").is_dir() and not (s / "work").is_symlink() else s for s in students}
     if not prepare(exercises):
-        raise SystemExit("without that, an answer could read or spoil another's: a class is not graded here")
+        raise Usage("without that, an answer could read or spoil another's: a class is not graded here")
     jobs = []
     for e in exercises:
         wanted = e.cases(seed)
@@ -761,9 +765,12 @@ def main():
         for e in exercises:
             print("%-6s %-8s %s" % (e.id, e.kind, e.title))
         return 0
+    except Usage as why:
+        print(why, file=sys.stderr)
+        return 2
     except Broken as why:
         print("grade.py: %s" % why, file=sys.stderr)
-        return 2
+        return 1
 
 
 if __name__ == "__main__":

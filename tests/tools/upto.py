@@ -187,8 +187,9 @@ def upto(n, home, builder, pool, every):
 
 def main():
     if len(sys.argv) < 2 or not re.fullmatch(r"all|[1-%d]" % LAST, sys.argv[1]):
-        sys.exit("upto: '%s'; expected N=1 to N=%d, the last chapter that you have read" %
-                 (" ".join(sys.argv[1:2]), LAST))
+        print("upto: '%s'; expected N=1 to N=%d, the last chapter that you have read" %
+              (" ".join(sys.argv[1:2]), LAST), file=sys.stderr)
+        return 2
     build = (TOP / (sys.argv[2] if len(sys.argv) > 2 else "build")).resolve()
     builder, home = Builder(build), homes()
     numbers = range(1, LAST + 1) if sys.argv[1] == "all" else [int(sys.argv[1])]
