@@ -4,7 +4,9 @@
  *
  * group.png     a group with a sink, and the levels that it gets with and without it (numbers.tsv)
  * ratios.png    by how much sinks widen groups (ratios.tsv)
- * apart.png     bits against KL: tokens kept, single numbers apart, or both (outliers.tsv) */
+ * apart.png     bits against KL: tokens kept, single numbers apart, or both (outliers.tsv)
+ * formats.png   bits against KL of all formats: nothing kept (disc) and the best rule (dot); from
+ *               formats.tsv */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -219,6 +221,126 @@ static int draw_apart(const char *results, const char *out, kv_error *err)
     return code;
 }
 
+/* ---- all formats ---------------------------------------------------------------------------- */
+
+enum { FORMATS = 32 };
+
+typedef struct {
+    char name[NAME];
+    double x, none, kept, width; /* in pixels; the width of the name */
+} spot;
+
+typedef struct {
+    tm_box box;
+    double low, high, bottom, top; /* bits; decades of KL */
+} frame;
+
+static double across(const frame *f, double bits)
+{
+    return f->box.x + (bits - f->low) / (f->high - f->low) * f->box.w;
+}
+
+static double down(const frame *f, double kl)
+{
+    return f->box.y + (f->top - log10(kl)) / (f->top - f->bottom) * f->box.h;
+}
+
+/* Formats that treat keys and values alike. */
+static int find_spots(spot *list, const frame *f, const tm_results *r)
+{
+    int n = 0;
+    for (int i = 0; i < r->rows && n < FORMATS; i++) {
+        char format[NAME], row[64];
+        const char *name = r->cell[i * r->cols];
+        tm_results_part(format, sizeof format, name, 2);
+        if (strncmp(name, "formats/plain/", 14) || rule_of(name) != 0) continue;
+        if (!strcmp(format, "keys2") || !strcmp(format, "values2")) continue;
+        snprintf(row, sizeof row, "formats/plain/%s/kvsink:best", format);
+        spot *s = &list[n++];
+        memcpy(s->name, format, sizeof format);
+        s->x = across(f, tm_results_number(r, i, "bits"));
+        s->none = down(f, tm_results_number(r, i, "kl"));
+        s->kept = down(f, tm_results_number(r, tm_results_row(r, row), "kl"));
+        s->width = tm_text_width(11, format);
+    }
+    return n;
+}
+
+static int overlap(tm_box a, tm_box b)
+{
+    return a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h;
+}
+
+/* A name stands beside its mark, where it touches neither another name nor another mark. */
+static tm_box name_spot(const spot *list, int n, int i, const tm_box *named)
+{
+    static const double shift[] = {0, -9, 9, -18, 18, -27, 27};
+    const spot *s = &list[i];
+    tm_box best = {s->x + 11, s->none - 7, s->width, 14};
+    for (int k = 0; k < 14; k++) {
+        int left = k % 2, bad = 0;
+        tm_box b = {left ? s->x - 11 - s->width : s->x + 11, s->none - 7 + shift[k / 2],
+                    s->width, 14};
+        for (int j = 0; j < i; j++) bad |= overlap(b, named[j]);
+        for (int j = 0; j < n; j++) {
+            bad |= overlap(b, (tm_box){list[j].x - 7, list[j].none - 7, 14, 14});
+            bad |= overlap(b, (tm_box){list[j].x - 4, list[j].kept - 4, 8, 8});
+        }
+        if (!bad) return b;
+    }
+    return best;
+}
+
+static void draw_axes(tm_canvas *c, const frame *f)
+{
+    static const char *const kl[] = {"0.0001", "0.001", "0.01", "0.1", "1"};
+    double right = f->box.x + f->box.w, base = f->box.y + f->box.h;
+    for (int i = 0; i < 5; i++) {
+        double y = down(f, pow(10, i - 4));
+        tm_line(c, f->box.x, y, right, y, 1, tm_faint);
+        tm_text(c, f->box.x - 8, y + 5, 12, 1, tm_ink, kl[i]);
+    }
+    for (int bits = 2; bits <= 8; bits++) {
+        char text[2] = {(char)('0' + bits), 0};
+        tm_text(c, across(f, bits), base + 22, 12, 0, tm_ink, text);
+    }
+    tm_line(c, f->box.x, base, right, base, 2, tm_ink);
+    tm_line(c, f->box.x, f->box.y, f->box.x, base, 2, tm_ink);
+    tm_text(c, f->box.x + f->box.w / 2, base + 46, 13, 0, tm_ink, "bits a number, nothing kept");
+    tm_text(c, f->box.x - 60, f->box.y - 16, 13, -1, tm_ink, "KL, nats");
+}
+
+static void draw_spots(tm_canvas *c, const spot *list, int n)
+{
+    tm_box named[FORMATS];
+    for (int i = 0; i < n; i++) {
+        tm_line(c, list[i].x, list[i].none, list[i].x, list[i].kept, 2, tm_series_color[0]);
+        tm_disc(c, list[i].x, list[i].kept, 3, tm_series_color[0]);
+        tm_disc(c, list[i].x, list[i].none, 6, tm_sink);
+    }
+    for (int i = 0; i < n; i++) {
+        named[i] = name_spot(list, n, i, named);
+        tm_text(c, named[i].x, named[i].y + 12, 11, -1, tm_ink, list[i].name);
+    }
+}
+
+static int draw_formats(const char *results, const char *out, kv_error *err)
+{
+    static const frame f = {{90, 50, 880, 580}, 1.25, 9.1, -4.3, 0.8};
+    spot list[FORMATS];
+    tm_results r;
+    tm_canvas c;
+    if (open_table(&r, results, "formats.tsv", err)) return err->code;
+    int code = tm_canvas_init(&c, 1000, 700, err);
+    if (!code) {
+        draw_axes(&c, &f);
+        draw_spots(&c, list, find_spots(list, &f, &r));
+        code = save(&c, out, "formats.png", err);
+    }
+    tm_results_free(&r);
+    return code;
+}
+
 int main(int argc, char **argv)
 {
     kv_error err = {0};
@@ -227,7 +349,7 @@ int main(int argc, char **argv)
         return 2;
     }
     if (draw_group(argv[1], argv[2], &err) || draw_ratios(argv[1], argv[2], &err) ||
-        draw_apart(argv[1], argv[2], &err)) {
+        draw_apart(argv[1], argv[2], &err) || draw_formats(argv[1], argv[2], &err)) {
         fprintf(stderr, "pictures: %s\n", err.text);
         return err.code;
     }
