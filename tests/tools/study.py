@@ -55,7 +55,8 @@ STATIC = {"static-none": "none", "static-first": "first:5", "static-kvsink": "kv
           "how-many-static": "kvsink:auto@union/all"}
 
 # Steps that are scripts of their own: given BUILD and the folder to write STEP.tsv into.
-SCRIPTS = {"06-kvsink/transfer": "tests/tools/transfer.py"}
+SCRIPTS = {"03-quantizers/groups": "chapters/03-quantizers/groups.py",
+           "06-kvsink/transfer": "tests/tools/transfer.py"}
 
 # What decides the figures of a sweep; a later change of these marks its results as stale.
 SOURCES = ["ref/attention.c", "ref/half.c", "ref/quantize.c", "ref/keep.c", "ref/kvsink.c", "ref/softmax.c",
