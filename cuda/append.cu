@@ -208,6 +208,39 @@ __global__ void store(Job job) {
         store_waiting(job, step, s, int(t), e);
 }
 
+//@ keep: Move a token that waits to the kept ones
+/* One block. Rows behind its place move up by one, from the last on; each
+ * thread does so for columns of its own. */
+__global__ void keep(kv_pool p, int s, int token, int kept) {
+    size_t first = size_t(s) * p.kept_capacity, each = p.tile.head_size / 8;
+    each *= p.kv_heads;
+    size_t slot = (size_t(s) * p.window + token % p.window) * each;
+    uint4 *k = reinterpret_cast<uint4 *>(p.kept_keys) + first * each;
+    uint4 *v = reinterpret_cast<uint4 *>(p.kept_values) + first * each;
+    const uint4 *wk = reinterpret_cast<const uint4 *>(p.window_keys) + slot;
+    const uint4 *wv = reinterpret_cast<const uint4 *>(p.window_values) + slot;
+    int at = 0;
+    while (at < kept && p.position[first + at] < token)
+        at++;
+    for (size_t e = threadIdx.x; e < each; e += BLOCK) {
+        for (int i = kept; i > at; i--) {
+            k[i * each + e] = k[(i - 1) * each + e];
+            v[i * each + e] = v[(i - 1) * each + e];
+        }
+        k[at * each + e] = wk[e];
+        v[at * each + e] = wv[e];
+    }
+    __syncthreads(); /* all have found the place */
+    if (threadIdx.x)
+        return;
+    for (int i = kept; i > at; i--)
+        p.position[first + i] = p.position[first + i - 1];
+    p.position[first + at] = token;
+    p.kept[s] = kept + 1;
+    size_t tile = size_t(s) * p.max_tiles + token / KV_TILE;
+    p.holes[tile * 4 + token % KV_TILE / 32] |= 1u << token % 32;
+}
+
 //@ plan-bytes: Say how much room a plan takes
 static bool makes_sense(const kv_pool *p) {
     return p && p->sequences >= 0 && p->sequences <= 65535 &&
@@ -467,4 +500,38 @@ extern "C" int kv_cuda_seal(kv_cuda_cache *c, kv_fault *fault, int version,
     Job job = {};
     job.fault = fault;
     return run_plan(c, step, std::vector<int>(), job, version, err);
+}
+
+//@ keep-launcher: Keep a token that has arrived, if it still waits
+extern "C" int kv_cuda_keep(kv_cuda_cache *c, int s, int token, int *done,
+                            kv_error *err) {
+    if (kv_check_pointer("keep", "done", done, 4, err) ||
+        check_pool(c, 0, err))
+        return KV_FAIL_USAGE;
+    *done = 0;
+    if (s < 0 || s >= c->pool.sequences)
+        return kv_refuse(err, KV_FAIL_USAGE, "keep: sequence %d; there are %d",
+                         s, c->pool.sequences);
+    kv_length *l = &c->length[s];
+    if (token < 0 || token >= l->tokens)
+        return kv_refuse(err, KV_FAIL_USAGE, "keep: position %d is outside "
+                         "the %d tokens of the cache", token, l->tokens);
+    if (token < l->quantized_keys || token < l->quantized_values)
+        return KV_OK;
+    if (check_length(c, s, 0, err))
+        return KV_FAIL_USAGE;
+    const kv_pool *p = &c->pool;
+    size_t word = (size_t(s) * p->max_tiles + token / KV_TILE) * 4 +
+                  token % KV_TILE / 32;
+    uint32_t holes = 0;
+    if (p->holes && kv_cuda_download(&holes, p->holes + word, 4, err))
+        return KV_FAIL_RUN;
+    if (holes >> token % 32 & 1)
+        return KV_OK;
+    if (l->kept == p->kept_capacity)
+        return kv_refuse(err, KV_FAIL_RUN, "keep: the cache has room for %d "
+                         "kept tokens", p->kept_capacity);
+    keep<<<1, BLOCK>>>(*p, s, token, l->kept++);
+    *done = 1;
+    return kv_launched("keep", err);
 }

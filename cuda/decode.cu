@@ -6,15 +6,17 @@
  *
  *   k01  one warp walks all tokens of a query head, one element at a time
  *   k02  many warps share the tokens; a second kernel joins what they found
- *   k03  tensor cores multiply, codes being their operands as they lie there;
+ *   k03  scales and minima leave the loops, and query heads that share a KV
+ *        head share one reading of it
+ *   k04  tensor cores multiply, codes being their operands as they lie there;
  *        query heads that share a KV head are columns of one matrix
- *   k04  the same, with tiles copied to shared memory two ahead, each byte
+ *   k05  the same, with tiles copied to shared memory two ahead, each byte
  *        asked for once
  *
  * layout.h says where everything lies. Each version answers every shape,
  * format and length unless its launcher says otherwise. */
+#include "decode_hoisted.cuh"
 #include "decode_plain.cuh"
-#include "decode_walk.cuh"
 
 //@ k01: Let one warp walk over all tokens of a query head
 /* A sink logit is one more score, without a value. An empty cache gives 0. */
@@ -70,19 +72,38 @@ __global__ void join(const __grid_constant__ Decode d) {
     d.out[(size_t(s) * d.heads + head) * D + c] = total > 0 ? sum / total : 0;
 }
 
-//@ k03: Let tensor cores multiply, for all query heads of a KV head at once
-/* Groups of values are D / CG channels. Both stores have BITS bits. */
-template <int D, int BITS, int CG>
+//@ k03: Take scales and minima out of the loops, for all heads at once
+/* H of the query heads that share a KV head; for more than four, codes are read
+ * again. */
+template <int D, int H, bool TURNED>
 __global__ void __launch_bounds__(32 * WARPS)
     k03(const __grid_constant__ Decode d) {
+    typedef Room<D, H> R;
+    __shared__ R room;
+    int G = d.heads / d.pool.kv_heads, turns = (G + H - 1) / H;
+    int kv_head = blockIdx.y / turns, first = blockIdx.y % turns * H;
+    int share = blockIdx.x * WARPS + threadIdx.x / 32;
+    Lane<D, H> l;
+    bring<D, H, TURNED>(room, l, d, blockIdx.z, kv_head * G + first,
+                        min(G - first, H));
+    walk_chunks<TURNED>(l, room.area[threadIdx.x / 32], room, d, kv_head,
+                        share);
+    leave_part(l, d, share);
+}
+
+//@ k04: Let tensor cores multiply, for all query heads of a KV head at once
+/* Groups of values are D / CG channels. Both stores have BITS bits. */
+template <int D, int BITS, int CG>
+__global__ void __launch_bounds__(32 * WARPS, D == 64 ? 3 : 2)
+    k04(const __grid_constant__ Decode d) {
     __shared__ float4 part[WARPS * 8 * (D + 4) / 4];
     tensor<D, BITS, CG, false>(d, reinterpret_cast<float *>(part), nullptr);
 }
 
-//@ k04: Copy tiles ahead, so that memory is never waited for
+//@ k05: Copy tiles ahead, so that memory is never waited for
 template <int D, int BITS, int CG>
-__global__ void __launch_bounds__(32 * WARPS)
-    k04(const __grid_constant__ Decode d) {
+__global__ void __launch_bounds__(32 * WARPS, D == 64 ? 3 : 2)
+    k05(const __grid_constant__ Decode d) {
     __shared__ float4 part[WARPS * 8 * (D + 4) / 4];
     extern __shared__ uint4 stages[];
     tensor<D, BITS, CG, true>(d, reinterpret_cast<float *>(part),
@@ -192,11 +213,32 @@ extern "C" size_t kv_cuda_decode_work(const kv_pool *p, int heads,
            (size_t(p->tile.head_size) + 4) * sizeof(float);
 }
 
-//@ choose: Find the kernel for a shape
+//@ choose-hoisted: Find the kernel without tensor cores for a shape
 typedef void Kernel(const Decode);
 
+template <int D, bool TURNED> static Kernel *hoisted_heads(int H) {
+    return H == 1   ? k03<D, 1, TURNED>
+           : H == 2 ? k03<D, 2, TURNED>
+           : H == 3 ? k03<D, 3, TURNED>
+                    : k03<D, 4, TURNED>;
+}
+
+/* The heads of a group are dealt evenly to as few blocks as can be. */
+static int hoisted_turns(int G) { return (G + 3) / 4; }
+
+/* NULL: pairs of channels that turn together are in different lanes. */
+static Kernel *hoisted_kernel(const kv_tile *l, const kv_turn *turn, int G) {
+    int turns = hoisted_turns(G), H = (G + turns - 1) / turns;
+    if (turn && !turn->interleaved && turn->dims % 64)
+        return nullptr;
+    if (l->head_size == 64)
+        return turn ? hoisted_heads<64, true>(H) : hoisted_heads<64, false>(H);
+    return turn ? hoisted_heads<128, true>(H) : hoisted_heads<128, false>(H);
+}
+
+//@ choose: Find the tensor kernel for a shape
 template <int D, int BITS, int CG> static Kernel *tensor_of(int version) {
-    return version == 3 ? k03<D, BITS, CG> : k04<D, BITS, CG>;
+    return version == 4 ? k04<D, BITS, CG> : k05<D, BITS, CG>;
 }
 
 template <int BITS> static Kernel *tensor_bits(const kv_tile *l, int version) {
@@ -209,7 +251,7 @@ template <int BITS> static Kernel *tensor_bits(const kv_tile *l, int version) {
                          : tensor_of<128, BITS, 4>(version);
 }
 
-/* NULL: only k01 and k02 know this shape. */
+/* NULL: tensor cores do not know this shape. */
 static Kernel *tensor_kernel(const kv_tile *l, bool turned, int version) {
     if (turned || l->key_bits != l->value_bits || l->key_symmetric ||
         l->value_symmetric)
@@ -223,7 +265,7 @@ static Kernel *tensor_kernel(const kv_tile *l, bool turned, int version) {
 //@ start: Start a tensor kernel with the shared memory it needs
 static int start_tensor(Kernel *k, dim3 grid, const Decode &d, int version,
                         kv_error *err) {
-    int bytes = version == 3 ? 0 : WARPS * 2 * d.pool.tile.bytes;
+    int bytes = version == 4 ? 0 : WARPS * 2 * d.pool.tile.bytes;
     cudaError_t e = cudaFuncSetAttribute(
         k, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (e != cudaSuccess)
@@ -233,15 +275,59 @@ static int start_tensor(Kernel *k, dim3 grid, const Decode &d, int version,
     return KV_OK;
 }
 
-//@ launcher: Choose a version by shape
+//@ launch: Start a version, and what joins its parts
+static int launch(const Decode &d, int version, Kernel *k, int splits,
+                  kv_error *err) {
+    unsigned S = unsigned(d.pool.sequences), H = unsigned(d.heads);
+    unsigned n = unsigned(splits), Hk = unsigned(d.pool.kv_heads), G = H / Hk;
+    if (version == 1) {
+        k01<<<dim3(H, S), 32>>>(d);
+        return kv_launched("decode", err);
+    }
+    unsigned turns = unsigned(hoisted_turns(int(G)));
+    if (version == 2)
+        k02<<<dim3(n, H, S), 32 * WARPS>>>(d);
+    else if (version == 3)
+        k<<<dim3(n, Hk * turns, S), 32 * WARPS>>>(d);
+    else if (start_tensor(k, dim3(n, Hk * ((G + 7) / 8), S), d, version, err))
+        return KV_FAIL_RUN;
+    join<<<dim3(H, S), unsigned(d.pool.tile.head_size)>>>(d);
+    return kv_launched("decode", err);
+}
+
+//@ pick: Choose a version by shape
+/* Tensor cores where the format lets them: the fewest instructions an element
+ * for any number of heads. Else k03, which knows all formats and turns keys;
+ * else, if pairs of channels do not lie well, k02. */
+static int pick(Kernel **k, const Decode *d, const kv_turn *turn, int version,
+                kv_error *err) {
+    const kv_tile *l = &d->pool.tile;
+    Kernel *tensor = tensor_kernel(l, turn != nullptr, version ? version : 5);
+    Kernel *hoisted = hoisted_kernel(l, turn, d->heads / d->pool.kv_heads);
+    if (!version)
+        version = tensor ? 5 : hoisted ? 3 : 2;
+    *k = version == 3 ? hoisted : tensor;
+    if (version > 3 && !tensor)
+        kv_refuse(err, KV_FAIL_USAGE, "decode: version %d needs keys after "
+                  "RoPE, keys and values of the same 2, 3 or 4 bits, and "
+                  "minima", version);
+    else if (version == 3 && !hoisted)
+        kv_refuse(err, KV_FAIL_USAGE, "decode: version 3 turns neighbours, or "
+                  "64 or 128 channels, not %d", turn->dims);
+    else
+        return version;
+    return 0;
+}
+
+//@ launcher: Check all, choose and start
 extern "C" int kv_cuda_decode(float *out, const float *q, const kv_pool *pool,
                               int heads, const float *sink,
                               const kv_turn *turn, int splits, void *work,
                               kv_fault *fault, int version, kv_error *err) {
-    const char *what = "decode";
     Decode d = {*pool, {}, q, sink, out, static_cast<float *>(work), fault,
              heads, 1};
-    if (kv_check_version(what, version, KV_CUDA_DECODE_VERSIONS, err) ||
+    Kernel *k = nullptr;
+    if (kv_check_version("decode", version, KV_CUDA_DECODE_VERSIONS, err) ||
         check_pool(pool, heads, err) || check_tile(pool, err) ||
         (turn && check_turn(turn, pool->tile.head_size, err)))
         return KV_FAIL_USAGE;
@@ -250,30 +336,13 @@ extern "C" int kv_cuda_decode(float *out, const float *q, const kv_pool *pool,
                          "to 4096", splits);
     if (turn)
         d.turn = *turn;
-    Kernel *k = tensor_kernel(&pool->tile, turn != nullptr,
-                              version ? version : 4);
-    if (version >= 3 && !k)
-        return kv_refuse(err, KV_FAIL_USAGE, "decode: version %d needs keys "
-                         "after RoPE, keys and values of the same 2, 3 or 4 "
-                         "bits, and minima", version);
+    version = pick(&k, &d, turn, version, err);
     if (!version)
-        version = k ? 4 : 2;
-    d.shares = version == 1 ? 1 : version == 2 ? splits * WARPS : splits;
+        return KV_FAIL_USAGE;
+    d.shares = version == 1 ? 1 : version <= 3 ? splits * WARPS : splits;
     if (pool->sequences == 0)
         return KV_OK;
     if (check_arrays(&d, version > 1, err))
         return KV_FAIL_USAGE;
-    unsigned S = unsigned(pool->sequences), H = unsigned(heads);
-    if (version == 1) {
-        k01<<<dim3(H, S), 32>>>(d);
-        return kv_launched(what, err);
-    }
-    unsigned G = H / unsigned(pool->kv_heads);
-    dim3 grid(unsigned(splits), H / G * ((G + 7) / 8), S);
-    if (version == 2)
-        k02<<<dim3(unsigned(splits), H, S), 32 * WARPS>>>(d);
-    else if (start_tensor(k, grid, d, version, err))
-        return KV_FAIL_RUN;
-    join<<<dim3(H, S), unsigned(pool->tile.head_size)>>>(d);
-    return kv_launched(what, err);
+    return launch(d, version, k, splits, err);
 }

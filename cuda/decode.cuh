@@ -60,18 +60,25 @@ KV_DEVICE Sequence read_sequence(const Decode &d, int s) {
 }
 
 //@ tile: Find a tile, whatever the page table says
-KV_DEVICE const uint8_t *find_tile(const Decode &d, int s, int head, int tile) {
+KV_DEVICE int page_of(const Decode &d, int s, int tile) {
     const kv_pool &p = d.pool;
-    int page = tile;
-    if (p.pages) {
-        page = p.pages[s * p.max_tiles + tile];
-        if (page < 0 || page >= p.page_count) {
-            atomicMin(d.fault, kv_fault(p.sequences) * d.heads + s);
-            page = 0;
-        }
-    }
-    return p.tiles + size_t(s) * p.sequence_stride +
-           size_t(page) * p.page_stride + size_t(head) * p.head_stride;
+    if (!p.pages)
+        return tile;
+    int page = p.pages[s * p.max_tiles + tile];
+    if (page >= 0 && page < p.page_count)
+        return page;
+    atomicMin(d.fault, kv_fault(p.sequences) * d.heads + s);
+    return 0;
+}
+
+KV_DEVICE const uint8_t *tiles_of(const Decode &d, int s, int head) {
+    return d.pool.tiles + size_t(s) * d.pool.sequence_stride +
+           size_t(head) * d.pool.head_stride;
+}
+
+KV_DEVICE const uint8_t *find_tile(const Decode &d, int s, int head, int tile) {
+    return tiles_of(d, s, head) +
+           size_t(page_of(d, s, tile)) * d.pool.page_stride;
 }
 
 KV_DEVICE bool is_hole(const kv_pool &p, int s, int t) {

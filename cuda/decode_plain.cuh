@@ -89,7 +89,7 @@ KV_DEVICE float turned_key(const Decode &d, const Row &r, int c) {
     int i = d.turn.interleaved ? c / 2 : c % half;
     bool first = d.turn.interleaved ? c % 2 == 0 : c < half;
     int other = d.turn.interleaved ? c ^ 1 : first ? c + half : c - half;
-    double angle = double(r.t + d.turn.shift) * d.turn.speed[i];
+    double angle = (double(r.t) + d.turn.shift) * d.turn.speed[i];
     float cosine = float(cos(angle)), sine = float(sin(angle));
     float o = key_element(l, r, other);
     return first ? k * cosine - o * sine : o * sine + k * cosine;

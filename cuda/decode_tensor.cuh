@@ -8,14 +8,14 @@
 
 #include "decode.cuh"
 
-//@ fields: Unpack 16 matrices of codes into tensor-core operands
+//@ fields: Unpack codes where they lie
 /* 16 fields are BITS quads. A code stays where it lies in its half: with
  * nothing above it, the half is a subnormal binary16 number, code * 2^(p-24)
  * if the lowest bit is bit p. No conversion, and no bias to take away; the
  * power of two is made up for elsewhere. Codes must end below bit 10, where
  * the exponent begins, so the upper byte of each half is shifted down. */
 KV_BOTH constexpr int field_shift(int bits, int field) {
-    return bits == 3 ? 0 : bits * (field % (8 / bits));
+    return bits == 3 ? 0 : bits * field % 8;
 }
 KV_BOTH constexpr int top_shift(int bits) {
     return bits == 3 ? 0 : 8 - bits;
@@ -243,20 +243,18 @@ KV_DEVICE Rows rows_at(const kv_pool &p, int s, int head, bool kept,
             size_t(p.kv_heads) * D * 2, first % modulo, modulo};
 }
 
-/* The valid ones of rows 16m.. of a chunk. */
-template <int MT> KV_DEVICE uint32_t sixteen(const Chunk<MT> &c, int m) {
-    return c.valid[m / 2] >> m % 2 * 16 & 0xffff;
-}
-
-template <int MT>
-KV_DEVICE size_t row_offset(const Rows &rows, const Chunk<MT> &c, int m,
-                            int i) {
-    uint32_t valid = sixteen(c, m);
+/* valid: bits of rows 16m to 16m+15, not all zero; i: one of these rows. */
+KV_DEVICE size_t row_offset(const Rows &rows, uint32_t valid, int m, int i) {
     int row = rows.first + 16 * m + (valid >> i & 1 ? i : __ffs(valid) - 1);
     return size_t(row < rows.modulo ? row : row - rows.modulo) * rows.stride;
 }
 
 //@ row-scores: Score a chunk of keys in 16 bits
+/* The valid ones of rows 16m.. of a chunk. */
+template <int MT> KV_DEVICE uint32_t sixteen(const Chunk<MT> &c, int m) {
+    return c.valid[m / 2] >> m % 2 * 16 & 0xffff;
+}
+
 template <int D, int CG>
 KV_DEVICE void row_scores(Warp<D, CG> &w, Chunk<Warp<D, CG>::MT> &c,
                           const Rows &rows) {
@@ -266,10 +264,11 @@ KV_DEVICE void row_scores(Warp<D, CG> &w, Chunk<Warp<D, CG>::MT> &c,
         float *x = c.score[m];
         x[0] = x[1] = x[2] = x[3] = 0;
         c.offset[m / 2][0] = c.offset[m / 2][1] = 0;
-        if (!sixteen(c, m))
+        uint32_t valid = sixteen(c, m);
+        if (!valid)
             continue;
-        const uint8_t *k0 = rows.keys + row_offset(rows, c, m, r);
-        const uint8_t *k1 = rows.keys + row_offset(rows, c, m, r + 8);
+        const uint8_t *k0 = rows.keys + row_offset(rows, valid, m, r);
+        const uint8_t *k1 = rows.keys + row_offset(rows, valid, m, r + 8);
 #pragma unroll
         for (int b = 0; b < D / 32; b++) {
             uint4 u = load16(k0 + (32 * b + 8 * j) * 2);
@@ -296,17 +295,20 @@ template <int MT> KV_DEVICE void mask(Chunk<MT> &c) {
 }
 
 //@ rescale: Correct what has been summed for a larger score
-template <int D, int CG>
-KV_DEVICE void rescale(Warp<D, CG> &w, float most0, float most1) {
+template <int D, int CG, int MT>
+KV_DEVICE void rescale(Warp<D, CG> &w, const Chunk<MT> &c) {
+    float f[2];
 #pragma unroll
-    for (int i = 4; i < 32; i *= 2) {
-        most0 = fmaxf(most0, __shfl_xor_sync(~0u, most0, i));
-        most1 = fmaxf(most1, __shfl_xor_sync(~0u, most1, i));
+    for (int i = 0; i < 2; i++) {
+        float most = w.max[i];
+        for (int m = 0; m < MT; m++)
+            most = fmaxf(most, fmaxf(c.score[m][i], c.score[m][i + 2]) *
+                                       c.unit[i] + c.offset[m / 2][i]);
+        for (int lanes = 4; lanes < 32; lanes *= 2)
+            most = fmaxf(most, __shfl_xor_sync(~0u, most, lanes));
+        f[i] = kv_exp2(w.max[i] - most);
+        w.max[i] = most;
     }
-    most0 = fmaxf(most0, w.max[0]);
-    most1 = fmaxf(most1, w.max[1]);
-    float f[2] = {kv_exp2(w.max[0] - most0), kv_exp2(w.max[1] - most1)};
-    w.max[0] = most0, w.max[1] = most1;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         w.weight[i] *= f[i % 2];
@@ -317,31 +319,47 @@ KV_DEVICE void rescale(Warp<D, CG> &w, float most0, float most1) {
     }
 }
 
-//@ weigh: Turn scores into weights
-/* Most chunks have no score above the largest so far; a vote finds out, and
- * only then lanes exchange theirs. Rows of the scores' matrix are tokens;
- * operand B wants them as columns. */
+//@ weights: Weigh scores against the largest so far
+/* Two tokens a word. Larger than 1, or no number at all, if that was not the
+ * largest: no weight is negative, so the bits of both halves are compared as
+ * integers. */
 template <int D, int CG, int MT>
-KV_DEVICE void weigh(Warp<D, CG> &w, Chunk<MT> &c) {
-    float most[2] = {-INFINITY, -INFINITY};
-#pragma unroll
-    for (int m = 0; m < MT; m += 2)
-        for (int i = 0; i < 2; i++) {
-            float x = fmaxf(fmaxf(c.score[m][i], c.score[m][i + 2]),
-                            fmaxf(c.score[m + 1][i], c.score[m + 1][i + 2]));
-            most[i] = fmaxf(most[i], x * c.unit[i] + c.offset[m / 2][i]);
-        }
-    if (__any_sync(~0u, most[0] > w.max[0] || most[1] > w.max[1]))
-        rescale(w, most[0], most[1]);
+KV_DEVICE void weights(const Warp<D, CG> &w, Chunk<MT> &c) {
 #pragma unroll
     for (int m = 0; m < MT; m++) {
         float p[4];
         for (int i = 0; i < 4; i++)
             p[i] = kv_exp2(c.score[m][i] * c.unit[i % 2] +
                            (c.offset[m / 2][i % 2] - w.max[i % 2]));
-        c.p[m][0] = kv_transpose(kv_word(__floats2half2_rn(p[0], p[1])));
-        c.p[m][1] = kv_transpose(kv_word(__floats2half2_rn(p[2], p[3])));
+        c.p[m][0] = kv_word(__floats2half2_rn(p[0], p[1]));
+        c.p[m][1] = kv_word(__floats2half2_rn(p[2], p[3]));
     }
+}
+
+template <int MT> KV_DEVICE bool above_one(const Chunk<MT> &c) {
+    uint32_t most = c.p[0][0];
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+        for (int i = 0; i < 2; i++)
+            most = kv_word(__hmax2(kv_half2(most), kv_half2(c.p[m][i])));
+    return ((most + 0x43ff43ffu) & 0x80008000u) != 0; /* 0x3c00 is 1 */
+}
+
+//@ weigh: Turn scores into weights
+/* Most chunks have no score above the largest so far; a vote finds out, and
+ * only then lanes exchange theirs and all begins anew. Rows of the scores'
+ * matrix are tokens; operand B wants them as columns. */
+template <int D, int CG, int MT>
+KV_DEVICE void weigh(Warp<D, CG> &w, Chunk<MT> &c) {
+    weights(w, c);
+    if (__any_sync(~0u, above_one(c))) {
+        rescale(w, c);
+        weights(w, c);
+    }
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+        for (int i = 0; i < 2; i++)
+            c.p[m][i] = kv_transpose(c.p[m][i]);
 }
 
 //@ ones: Sum the weights, and weights times minima
@@ -394,10 +412,10 @@ KV_DEVICE void coded_values(Warp<D, CG> &w, const Chunk<Warp<D, CG>::MT> &c,
                 for (int k = 0; k < 2; k++)
                     b[k] = kv_mul2(p[k], scale[g][2 * i + k]);
 #pragma unroll
-                for (int k = g * KT / CG; k < (g + 1) * KT / CG; k++) {
+                for (int k = 0; k < KT / CG; k++) {
                     uint32_t a[4];
-                    operand(a, q, (2 * h + i) * KT + k);
-                    kv_mma(w.sum[k], a, b[0], b[1]);
+                    operand(a, q, (2 * h + i) * KT + g * (KT / CG) + k);
+                    kv_mma(w.sum[g * (KT / CG) + k], a, b[0], b[1]);
                 }
             }
         }
@@ -415,12 +433,13 @@ KV_DEVICE void row_values(Warp<D, CG> &w, const Chunk<Warp<D, CG>::MT> &c,
 #pragma unroll
     for (int m = 0; m < w.MT; m++) {
         const uint8_t *v[4];
-        if (!sixteen(c, m))
+        uint32_t valid = sixteen(c, m);
+        if (!valid)
             continue;
 #pragma unroll
         for (int i = 0; i < 4; i++)
             v[i] = rows.values + 8 * r +
-                   row_offset(rows, c, m, 2 * j + i % 2 + i / 2 * 8);
+                   row_offset(rows, valid, m, 2 * j + i % 2 + i / 2 * 8);
         sum_low<D, CG>(w, none, c.p[m]);
 #pragma unroll
         for (int b = 0; b < D / 32; b++) {

@@ -8,6 +8,11 @@
 #include "decode_tensor.cuh"
 
 //@ valid: Say which tokens of a chunk count
+/* Bits n and above. */
+KV_DEVICE uint32_t from_bit(int n) {
+    return n <= 0 ? ~0u : n < 32 ? ~0u << n : 0;
+}
+
 /* Tokens first..last-1 of the 32 from t on that are no holes. */
 KV_DEVICE uint32_t valid_tokens(const kv_pool &p, int s, int t, int first,
                                 int last) {
@@ -15,11 +20,7 @@ KV_DEVICE uint32_t valid_tokens(const kv_pool &p, int s, int t, int first,
     if (p.holes && t < p.max_tiles * KV_TILE)
         bits = ~p.holes[size_t(s * p.max_tiles + t / KV_TILE) * 4 +
                         t % KV_TILE / 32];
-    if (first > t)
-        bits = first - t < 32 ? bits & ~0u << (first - t) : 0;
-    if (last - t < 32)
-        bits = last > t ? bits & ~0u >> (32 - (last - t)) : 0;
-    return bits;
+    return bits & from_bit(first - t) & ~from_bit(last - t);
 }
 
 template <int MT>
@@ -143,21 +144,29 @@ KV_DEVICE void walk_rows(Warp<D, CG> &w, const Decode &d, const Sequence &q,
 
 //@ stage: Copy a tile to shared memory while another is worked on
 /* Each warp has two stages of its own. All 16-byte pieces are asked for once
- * and by neighbouring lanes, parameters too, which lanes then share. */
-template <int D, int BITS>
-KV_DEVICE void copy_tile(uint8_t *stage, const Decode &d, int s, int head,
-                         int tile, int tiles) {
-    if (tile < tiles) {
-        const uint8_t *from = find_tile(d, s, head, tile) +
-                              threadIdx.x % 32 * 16;
-        uint8_t *to = stage + threadIdx.x % 32 * 16;
-        int left = d.pool.tile.bytes - threadIdx.x % 32 * 16;
-#pragma unroll
-        for (int i = 0; i < KV_TILE * D * BITS / 4; i += 512)
-            kv_copy16(to + i, from + i); /* codes */
+ * and by neighbouring lanes, parameters too, which lanes then share. Codes and
+ * the parameters of values have a size that is known here; how many groups of
+ * keys follow is not. */
+template <int AT, int END>
+KV_DEVICE void copy_pieces(uint8_t *to, const uint8_t *from) {
+    if constexpr (AT < END) {
+        kv_copy16<AT>(to, from);
+        copy_pieces<AT + 512, END>(to, from);
+    }
+}
+
+template <int D, int BITS, int CG>
+KV_DEVICE void copy_tile(uint8_t *stage, const Decode &d,
+                         const uint8_t *tiles, int s, int tile, int last) {
+    constexpr int known = KV_TILE * (D * BITS / 4 + 4 * CG);
+    if (tile < last) {
+        int lane = threadIdx.x % 32 * 16, bytes = d.pool.tile.bytes;
+        const uint8_t *from = tiles + lane +
+                              size_t(page_of(d, s, tile)) * d.pool.page_stride;
+        copy_pieces<0, known>(stage + lane, from);
 #pragma unroll 1
-        for (int i = KV_TILE * D * BITS / 4; i < left; i += 512)
-            kv_copy16(to + i, from + i);
+        for (int i = known + lane; i < bytes; i += 512)
+            kv_copy16(stage + i, from + (i - lane));
     }
     kv_copy_commit();
 }
@@ -167,20 +176,23 @@ template <int D, int BITS, int CG, bool STAGED>
 KV_DEVICE void walk_tiles(Warp<D, CG> &w, const Decode &d, const Sequence &q,
                           int s, int head, int share, int shares,
                           uint8_t *stage) {
-    int tiles = (q.keys + KV_TILE - 1) / KV_TILE, bytes = d.pool.tile.bytes;
+    int last = (q.keys + KV_TILE - 1) / KV_TILE, bytes = d.pool.tile.bytes;
+    const uint8_t *tiles = tiles_of(d, s, head);
     int odd = 0;
     if (STAGED) {
-        copy_tile<D, BITS>(stage, d, s, head, share, tiles);
-        copy_tile<D, BITS>(stage + bytes, d, s, head, share + shares, tiles);
+        copy_tile<D, BITS, CG>(stage, d, tiles, s, share, last);
+        copy_tile<D, BITS, CG>(stage + bytes, d, tiles, s, share + shares,
+                               last);
     }
 #pragma unroll 1
-    for (int i = share; i < tiles; i += shares, odd ^= bytes) {
+    for (int i = share; i < last; i += shares, odd ^= bytes) {
         if (STAGED) {
             kv_copy_wait<1>();
             __syncwarp();
             walk_tile<D, BITS, CG>(w, d, q, s, i, stage + odd);
             __syncwarp();
-            copy_tile<D, BITS>(stage + odd, d, s, head, i + 2 * shares, tiles);
+            copy_tile<D, BITS, CG>(stage + odd, d, tiles, s, i + 2 * shares,
+                                   last);
         } else
             walk_tile<D, BITS, CG>(w, d, q, s, i, find_tile(d, s, head, i));
     }

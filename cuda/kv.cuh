@@ -86,10 +86,12 @@ KV_DEVICE float kv_exp2(float x) {
 }
 
 //@ nvcc-copies: With nvcc, copy 16 bytes past the registers and the L1 cache
+/* From AT bytes behind one address to AT bytes behind the other. */
+template <int AT = 0>
 KV_DEVICE void kv_copy16(void *shared, const void *global) {
     unsigned to = unsigned(__cvta_generic_to_shared(shared));
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to),
-                 "l"(global) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0 + %2], [%1 + %2], 16;" ::
+                 "r"(to), "l"(global), "n"(AT) : "memory");
 }
 
 KV_DEVICE void kv_copy_commit() {
@@ -272,8 +274,10 @@ KV_COMPARE(unsigned, UINT32, uint32_t)
 KV_COMPARE(unsigned long long, UINT64, uint64_t)
 
 //@ copies: Copy asynchronously
+template <int AT = 0>
 KV_DEVICE void kv_copy16(void *shared, const void *global) {
-    sim::copy_async(shared, global, 16, 0);
+    sim::copy_async(static_cast<char *>(shared) + AT,
+                    static_cast<const char *>(global) + AT, 16, 0);
 }
 KV_DEVICE void kv_copy_commit() { sim::copy_commit(); }
 template <int PENDING> KV_DEVICE void kv_copy_wait() {

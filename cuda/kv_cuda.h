@@ -115,12 +115,18 @@ typedef struct {
     int K, tokens; /* how many are wanted; room */
     int seen;      /* tokens so far */
     void *memory;
+    double threshold; /* or 0 */
 } kv_cuda_topk;
 
 size_t kv_cuda_topk_bytes(int tokens);
 int kv_cuda_topk_start(kv_cuda_topk *top, void *memory, int K, int tokens,
                        kv_error *err);
 
+/* The same for the rule with a threshold: tokens is the prompt's length. */
+int kv_cuda_above_start(kv_cuda_topk *top, void *memory, double threshold,
+                        int tokens, kv_error *err);
+
+//@ residual: Chapter 6: update the residual, and look on
 /* h [n][C] += add [n][C], the residual update at the end of a layer; the n
  * values h[:, channel] join top as those of the prompt's next n positions.
  * top NULL: only the update. fault: an element of the new h that is not
@@ -132,7 +138,9 @@ int kv_cuda_residual(float *h, const float *add, int n, int C, int channel,
 enum { KV_CUDA_RESIDUAL_VERSIONS = 3 };
 
 /* position [K]: what kv_top_magnitudes gives for all values so far, its rule
- * for ties included; count [1]: how many, min(K, seen). */
+ * for ties included; count [1]: how many, min(K, seen). With a threshold, when
+ * the prompt is complete: what kv_above_threshold gives; count [2]: how many,
+ * and whether its cap binds; position has room for max(5, tokens/20). */
 int kv_cuda_topk_read(int *position, int *count, const kv_cuda_topk *top,
                       kv_error *err);
 
@@ -186,6 +194,13 @@ enum { KV_CUDA_APPEND_VERSIONS = 3 };
 int kv_cuda_seal(kv_cuda_cache *c, kv_fault *fault, int version,
                  kv_error *err);
 
+//@ keep: Chapter 4: keep a token that has arrived
+/* As kv_cache_keep, for one sequence: a token that still waits moves to the
+ * kept ones, *done = 1; one that is kept already, or coded, stays where it is,
+ * *done = 0. KV_FAIL_RUN: no room. */
+int kv_cuda_keep(kv_cuda_cache *c, int sequence, int token, int *done,
+                 kv_error *err);
+
 //@ tiles: Chapter 4: lay a cache out for the device
 /* All three work on host memory. Fill in l; KV_FAIL_USAGE if these formats
  * have no device layout (layout.h says which have). */
@@ -232,7 +247,7 @@ int kv_cuda_decode(float *out, const float *q, const kv_pool *pool, int heads,
                    const float *sink, const kv_turn *turn, int splits,
                    void *work, kv_fault *fault, int version, kv_error *err);
 size_t kv_cuda_decode_work(const kv_pool *pool, int heads, int splits);
-enum { KV_CUDA_DECODE_VERSIONS = 4 };
+enum { KV_CUDA_DECODE_VERSIONS = 5 };
 
 //@ end: Close the header
 #ifdef __cplusplus

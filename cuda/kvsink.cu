@@ -20,7 +20,11 @@
  * take all the places.) A candidate goes when the k-th has left it behind by
  * more than a thousandth, for the k-th never shrinks. So the selection from the
  * candidates is exactly that from all values. Their number is small except in
- * prompts made to be awkward, and memory has room for all. */
+ * prompts made to be awkward, and memory has room for all.
+ *
+ * The rule with a threshold (kv_above_threshold) is a top-k as well: k is the
+ * most it may keep, and how many values reach the threshold is counted. If they
+ * are no more than k they are all among the candidates. */
 #include "launch.h"
 
 enum { WARPS = 8, BLOCK = 32 * WARPS };
@@ -32,7 +36,7 @@ struct Header {
     int candidates;
     unsigned kth;    /* bits of the K-th largest; 0 while there are fewer */
     unsigned ticket; /* blocks that have finished */
-    int unused;
+    int over;        /* values that reach the threshold */
 };
 
 struct State {
@@ -40,6 +44,7 @@ struct State {
     unsigned *size;
     int *position;
     int K, seen;
+    double threshold; /* 0: none */
 };
 
 static State state_of(const kv_cuda_topk *top) {
@@ -49,7 +54,7 @@ static State state_of(const kv_cuda_topk *top) {
     unsigned *size = reinterpret_cast<unsigned *>(header + 1);
     kv_name(size, "size");
     return State{header, size, reinterpret_cast<int *>(size + top->tokens),
-                 top->K, top->seen};
+                 top->K, top->seen, top->threshold};
 }
 
 //@ rule: Compare with the k-th as ref/ does
@@ -62,6 +67,10 @@ KV_DEVICE bool is_larger(unsigned size, unsigned kth) {
 KV_DEVICE bool is_equal(unsigned size, unsigned kth) {
     double k = double(__uint_as_float(kth));
     return k - double(__uint_as_float(size)) <= __dmul_rn(0.001, k);
+}
+
+KV_DEVICE bool reaches(unsigned size, double threshold) {
+    return double(__uint_as_float(size)) >= threshold;
 }
 
 //@ block: Call from a whole block, with memory that it shares
@@ -122,9 +131,21 @@ KV_DEVICE int compact(State s, int first, int n, int out, int old, int offset,
     return out;
 }
 
+//@ over: Count the new values that reach the threshold
+KV_DEVICE int count_over(State s, int first, int n, Shared &sh) {
+    int over = 0, total;
+    for (int base = first; base < n && s.threshold > 0; base += BLOCK) {
+        int i = base + int(threadIdx.x);
+        kv_block_scan<WARPS>(i < n && reaches(s.size[i], s.threshold), sh.part,
+                             total);
+        over += total;
+    }
+    return over;
+}
+
 //@ merge: Let n new values join the candidates
 KV_DEVICE void merge(State s, int n, Shared &sh) {
-    int old = s.header->candidates;
+    int old = s.header->candidates, over = count_over(s, old, old + n, sh);
     unsigned kth = s.header->kth;
     bool full = s.seen >= s.K; /* there is a K-th */
     int now = compact(s, old, old + n, old, old, old - s.seen,
@@ -141,6 +162,7 @@ KV_DEVICE void merge(State s, int n, Shared &sh) {
     if (threadIdx.x == 0) {
         s.header->candidates = now;
         s.header->kth = kth;
+        s.header->over += over;
     }
 }
 
@@ -229,12 +251,13 @@ __global__ void k03(float *h, const float *add, int n, int C, int channel,
 
 //@ read: Select from the candidates by the rule for ties
 /* The candidates are in the order of positions. All that are larger than the
- * k-th are taken, and of the equals as many of the first as there is room. */
+ * k-th are taken, and of the equals as many of the first as there is room. With
+ * a threshold that no more than K reach, those that do. */
 __global__ void read(int *position, int *count, State s) {
     __shared__ Shared sh;
     int n = s.header->candidates, larger = 0, out = 0, equals = 0;
     unsigned kth = s.header->kth;
-    bool all = s.seen <= s.K;
+    bool all = s.seen <= s.K, some = s.threshold > 0 && s.header->over <= s.K;
     for (int base = 0; base < n; base += BLOCK) {
         int i = base + int(threadIdx.x), total;
         kv_block_scan<WARPS>(i < n && is_larger(s.size[i], kth), sh.part,
@@ -243,8 +266,9 @@ __global__ void read(int *position, int *count, State s) {
     }
     for (int base = 0; base < n; base += BLOCK) {
         int i = base + int(threadIdx.x), total;
-        bool more = i < n && (all || is_larger(s.size[i], kth));
-        bool equal = i < n && !more && is_equal(s.size[i], kth);
+        bool more = i < n && (some ? reaches(s.size[i], s.threshold)
+                                   : all || is_larger(s.size[i], kth));
+        bool equal = i < n && !more && !some && is_equal(s.size[i], kth);
         int rank = equals + kv_block_scan<WARPS>(equal, sh.part, total);
         equals += total;
         bool take = more || (equal && rank <= s.K - larger);
@@ -253,8 +277,11 @@ __global__ void read(int *position, int *count, State s) {
             position[to] = s.position[i];
         out += total;
     }
-    if (threadIdx.x == 0)
-        *count = out;
+    if (threadIdx.x == 0) {
+        count[0] = out;
+        if (s.threshold > 0)
+            count[1] = s.header->over > s.K;
+    }
 }
 
 //@ start: Set up a running top-k
@@ -276,9 +303,23 @@ extern "C" int kv_cuda_topk_start(kv_cuda_topk *top, void *memory, int K,
     if (tokens > KV_INDEX_MAX)
         return kv_refuse(err, KV_FAIL_USAGE, "%s: %d tokens; at most %d", what,
                          tokens, KV_INDEX_MAX);
-    *top = kv_cuda_topk{K, tokens, 0, memory};
+    *top = kv_cuda_topk{K, tokens, 0, memory, 0};
     cudaMemsetAsync(memory, 0, sizeof(Header));
     return kv_launched(what, err);
+}
+
+//@ start-threshold: Set up the rule with a threshold
+extern "C" int kv_cuda_above_start(kv_cuda_topk *top, void *memory,
+                                   double threshold, int tokens,
+                                   kv_error *err) {
+    if (!(threshold > 0))
+        return kv_refuse(err, KV_FAIL_USAGE, "top-k: a threshold of %g; it is "
+                         "more than 0", threshold);
+    int K = tokens / 20 > 5 ? tokens / 20 : 5;
+    int bad = kv_cuda_topk_start(top, memory, K, tokens, err);
+    if (!bad)
+        top->threshold = threshold;
+    return bad;
 }
 
 //@ check: Refuse an update of what cannot be

@@ -33,7 +33,8 @@ static double minimum_of(const kv_cache *c, int values, int t, int element)
  *
  * The score of token t is off by delta_t, and a softmax moves by sum p_t delta_t (v_t - out) in first
  * order; the factor covers what is beyond. A product of a score is q m + q (k - m), each off by `unit`
- * of its size: in k03 q is rounded to 11 bits and q times scale again, 2^-10 in all. Numbers below
+ * of its size: in k04 and k05 q is rounded to 11 bits and q times scale again, 2^-10 in all; in k03 the
+ * sine and cosine of an angle are off by 2^-21 of the pair that turns. Numbers below
  * binary16's normal ones are off by 2^-25, where the largest q of the head is 2^-8 or more. A float sum
  * of n terms is off by n 2^-24 of their sizes. Weights are rounded to 11 bits, as part of delta_t; times
  * the scale of a value once more. */
@@ -79,9 +80,11 @@ static void bounds(double *bound, const kv_cache *c, const float *q, const float
         bound[d] = bound[d] * exp(2 * worst) + 1e-30;
 }
 
-static precision precision_of(int version)
+static precision precision_of(int version, int turned)
 {
-    return version <= 2 ? (precision){0x1p-22, 0x1p-22, 0} : (precision){0x1p-10, 0x1p-11, 0x1p-25};
+    if (version == 3 && turned)
+        return (precision){0x1p-17, 0x1p-22, 0};
+    return version <= 3 ? (precision){0x1p-22, 0x1p-22, 0} : (precision){0x1p-10, 0x1p-11, 0x1p-25};
 }
 
 typedef struct {
@@ -134,8 +137,8 @@ static void tear_down(decode_setup *u, int n)
 
 static int can(const decode_case *c, int version)
 {
-    return version < 3 || (!strstr(c->keys, "pre") && c->keys[0] == c->values[0] && c->keys[0] != '8' &&
-                           !strstr(c->keys, "sym"));
+    return version <= 3 || (!strstr(c->keys, "pre") && c->keys[0] == c->values[0] &&
+                            c->keys[0] != '8' && !strstr(c->keys, "sym"));
 }
 
 /* What the launcher chooses. */
@@ -156,7 +159,7 @@ static void compare(const decode_case *c, const decode_setup *u, const float *go
             const float *a = got + (s * H + h) * D, *b = u->want + (s * H + h) * D;
             double bound[KV_HEAD_MAX], worst = 0;
             bounds(bound, &u->cache[s].cache, u->q + s * H * D, u->rows[s] + h * c->T[s], b, h, c->shift,
-                   precision_of(version ? version : chosen(c)));
+                   precision_of(version ? version : chosen(c), c->keys[strlen(c->keys) - 1] == 'e'));
             for (int d = 0; d < D; d++) {
                 double off = fabs((double)a[d] - b[d]) / bound[d];
                 worst = off <= worst ? worst : isnan(off) ? INFINITY : off;
@@ -239,8 +242,48 @@ Test(cuda_decode, every_bit_width_and_group)
                 snprintf(values, sizeof values, "%d:token:%d", bits, v);
                 decode_case c = {keys, values, {v == 64 ? 9 : 2, 1, D}, 7, 0, 0, 1, 0, 1, {201},
                                  {{2, 129, -1}}};
-                versions_from(3, &c, 1, 1, &seed);
+                versions_from(4, &c, 1, 1, &seed);
             }
+    cuda_quiet();
+}
+
+/* k03 for each number of bits and of heads that it is made for, and for more heads than one block takes. */
+Test(cuda_decode, without_tensor_cores)
+{
+    static const char *const formats[][2] = {
+        {"2:channel:64", "8:token:64"}, {"3:channel:32", "2:token:32"}, {"4:channel:128:sym", "3:token:64"},
+        {"8:channel:64", "4:token:32:sym"}, {"8:channel:32:pre", "2:token:64"}, {"3:channel:64:pre", "8:token:32"}};
+    static const int groups[] = {1, 2, 3, 4, 5, 8, 9};
+    uint64_t seed = 87;
+    for (int f = 0; f < 6; f++)
+        for (int i = 0; i < 7; i++) {
+            int D = (f + i) % 2 ? 64 : 128;
+            decode_case c = {formats[f][0], formats[f][1], {groups[i], 1, D}, f % 3 * 20, f == 1, i % 2,
+                             i % 3 == 1, i == 2 ? 5000 : 0, 1, {187}, {{0, 63, 64, 186, -1}}};
+            decode_setup u = set_up(&c, &seed);
+            cuda_order((f + i) % CUDA_ORDERS);
+            run(&c, 3, 1 + i % 2, &u);
+            tear_down(&u, 1);
+        }
+    cuda_quiet();
+}
+
+/* Pairs of channels that k03 does not turn: k02 does. */
+Test(cuda_decode, refuses_to_turn_what_lies_apart)
+{
+    uint64_t seed = 88;
+    kv_error e = {0};
+    decode_case c = {"2:channel:32:pre", "2:token:32", {2, 1, 64}, 16, 0, 0, 0, 0, 1, {40}, {{-1}}};
+    decode_setup u = set_up(&c, &seed);
+    kv_fault *fault = cuda_fault();
+    float *out = cuda_room(512);
+    double *speed = cuda_room(256);
+    kv_turn turn = {speed, 32, 0, 0};
+    void *work = cuda_room(kv_cuda_decode_work(&u.pool, 2, 1));
+    cr_expect_eq(kv_cuda_decode(out, out, &u.pool, 2, NULL, &turn, 1, work, fault, 3, &e), KV_FAIL_USAGE);
+    cr_expect(strstr(e.text, "not 32"), "%s", e.text);
+    kv_cuda_free(out), kv_cuda_free(fault), kv_cuda_free(speed), kv_cuda_free(work);
+    tear_down(&u, 1);
     cuda_quiet();
 }
 

@@ -1,6 +1,8 @@
 /* Launchers with arguments that nobody means: a call either is refused, or touches nothing outside its
  * arrays, which have just the sizes that kv_cuda.h states. What is no good in a page table, a keep set
  * or a length is refused or noted, never followed. Seeds can be replayed. */
+#include <math.h>
+
 #include "cuda_check.h"
 
 static const int sizes[] = {-2147483647, -1, 0, 1, 2, 3, 4, 5, 8, 31, 32, 33, 36, 64, 100, 129,
@@ -201,10 +203,42 @@ static void free_pool(kv_pool *p)
         kv_cuda_free(all[i]);
 }
 
-Test(cuda_fuzz, appends_and_seals, .timeout = 600)
+/* Decodes what is there, at times with a word of the state that nobody should have written. */
+static int decode(const kv_pool *p, kv_fault *fault, uint64_t *seed, uint64_t i)
+{
+    int *const word[] = {p->tokens, p->quantized_keys, p->quantized_values, p->kept};
+    int heads = check_below(seed, 8) ? p->kv_heads * (1 + check_below(seed, 9)) : draw(seed);
+    int splits = check_below(seed, 8) ? 1 + check_below(seed, 3) : draw(seed);
+    int version = check_below(seed, 8) - 1, which = check_below(seed, 8), was = 0, code = -1;
+    double n = heads < 1 ? 0 : (double)p->sequences * heads;
+    float *q = array(n * 64, 4, seed), *out = array(n * 64, 4, seed);
+    float *sink = check_below(seed, 2) ? array(heads < 1 ? 0 : heads, 4, seed) : NULL;
+    void *work = array(splits < 1 ? 0 : n * splits * 4 * 68, 4, seed);
+    double speed[32], *d_speed;
+    kv_error e = {0};
+    for (int j = 0; j < 32; j++)
+        speed[j] = pow(10000, -j / 32.0);
+    d_speed = cuda_copy(speed, sizeof speed);
+    kv_turn turn = {d_speed, check_below(seed, 3) ? 64 : check_below(seed, 70), check_below(seed, 2),
+                    draw(seed)};
+    if (which < 4) {
+        int bad = (int)check_next(seed) >> check_below(seed, 32);
+        cuda_get(&was, word[which], 4);
+        kv_cuda_upload(word[which], &bad, 4, NULL);
+    }
+    if (q && out && work)
+        verdict(code = kv_cuda_decode(out, q, p, heads, sink, check_below(seed, 3) ? NULL : &turn, splits,
+                                      work, fault, version, &e), &e, "decode", i);
+    if (which < 4)
+        kv_cuda_upload(word[which], &was, 4, NULL);
+    kv_cuda_free(q), kv_cuda_free(out), kv_cuda_free(sink), kv_cuda_free(work), kv_cuda_free(d_speed);
+    return code == KV_OK;
+}
+
+Test(cuda_fuzz, appends_seals_and_decodes, .timeout = 600)
 {
     kv_fault *fault = cuda_fault();
-    int accepted = 0;
+    int accepted = 0, decoded = 0;
     for (uint64_t i = 0; i < 250; i++) {
         uint64_t seed = i + 1;
         int bad_pages, n[3], kept[64], n_kept[3];
@@ -234,6 +268,11 @@ Test(cuda_fuzz, appends_and_seals, .timeout = 600)
             } else {
                 verdict(kv_cuda_seal(&c, fault, version, &e), &e, "seal", i);
             }
+            int done, s = check_below(&seed, p.sequences + 1), t = length[s % p.sequences].tokens;
+            int code = kv_cuda_keep(&c, s, t - 1 - check_below(&seed, 20), &done, &e);
+            if (code != KV_FAIL_RUN) /* no room */
+                verdict(code, &e, "keep", i);
+            decoded += decode(&p, fault, &seed, i);
             kv_cuda_free(k), kv_cuda_free(v);
         }
         kv_cuda_free(c.plan);
@@ -242,5 +281,6 @@ Test(cuda_fuzz, appends_and_seals, .timeout = 600)
     }
     kv_cuda_fault(fault, NULL, "fuzz", NULL);
     cr_expect_gt(accepted, 100);
+    cr_expect_gt(decoded, 200);
     cuda_quiet();
 }

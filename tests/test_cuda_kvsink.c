@@ -117,6 +117,49 @@ Test(cuda_kvsink, random_scenarios)
     cuda_quiet();
 }
 
+/* The rule with a threshold, prompt complete: few reach it, none, exactly so many as may, too many. */
+Test(cuda_kvsink, threshold_is_that_of_ref)
+{
+    static const int chunks[] = {64, 1, 33};
+    uint64_t seed = 12;
+    for (int T = 1; T <= 301; T += 100)
+        for (int over = 0; over < 24; over += over < 4 ? 1 : 5)
+            for (int version = 0; version <= KV_CUDA_RESIDUAL_VERSIONS; version++) {
+                float h[301 * C], zero[64 * C] = {0}, column[301], scratch[301];
+                int want[301], have[301], n[2], capped;
+                kv_error e = {0};
+                kv_cuda_topk top;
+                kv_fault *fault = cuda_fault();
+                void *memory = cuda_room(kv_cuda_topk_bytes(T));
+                int *position = cuda_room(301 * 4), *count = cuda_room(8);
+                check_fill(h, (size_t)(T * C), &seed);
+                for (int t = 0; t < T; t++) /* 100 exactly reaches it */
+                    column[t] = h[t * C + CHANNEL] = t % 13 < over && t / 13 % 2 ? (t % 2 ? 100 : -100.05f) : 1;
+                cuda_order((T + over + version) % CUDA_ORDERS);
+                cr_assert_eq(kv_cuda_above_start(&top, memory, 100, T, &e), KV_OK, "%s", e.text);
+                for (int t = 0, i = 0; t < T; i++) {
+                    int m = chunks[i % 3] < T - t ? chunks[i % 3] : T - t;
+                    float *dh = cuda_copy(h + t * C, (size_t)(m * C) * 4);
+                    float *da = cuda_copy(zero, (size_t)(m * C) * 4);
+                    cr_assert_eq(kv_cuda_residual(dh, da, m, C, CHANNEL, &top, fault, version, &e), KV_OK);
+                    kv_cuda_free(dh), kv_cuda_free(da);
+                    t += m;
+                }
+                cr_assert_eq(kv_cuda_topk_read(position, count, &top, &e), KV_OK, "%s", e.text);
+                cuda_get(n, count, 8);
+                cuda_get(have, position, 301 * 4 < top.K * 4 ? 301 * 4 : (size_t)top.K * 4);
+                int found = kv_above_threshold(want, &capped, column, T, 100, scratch);
+                cr_assert(n[0] == found && n[1] == capped, "T %d: %d, %d; not %d, %d", T, n[0], n[1], found,
+                          capped);
+                cr_assert(memcmp(have, want, (size_t)found * 4) == 0, "T %d over %d: other positions", T, over);
+                kv_cuda_free(memory), kv_cuda_free(position), kv_cuda_free(count), kv_cuda_free(fault);
+            }
+    kv_cuda_topk top;
+    kv_error e = {0};
+    cr_expect_eq(kv_cuda_above_start(&top, &top, NAN, 10, &e), KV_FAIL_USAGE);
+    cuda_quiet();
+}
+
 #ifndef KV_GPU
 /* What prediction costs beyond the update itself, in sectors of 32 bytes that are asked for. The
  * smallest honest denominator: the residual updates of one prefill alone (two for each of 30 layers;

@@ -222,6 +222,20 @@ static void append(const scenario *t, kv_cuda_cache *c, pool_cache *ref, const i
     free(k), free(v);
 }
 
+/* One of the last tokens of each sequence is kept late, by both, or by neither. */
+static void keep_late(kv_cuda_cache *c, pool_cache *ref, const int *at, int step)
+{
+    kv_error e = {0};
+    for (int s = 0; s < SEQUENCES; s++) {
+        int token = at[s] - 1 - (step + s) % 3, want = -1, got = -1;
+        if (token < 0)
+            continue;
+        cr_assert_eq(kv_cache_keep(&ref[s].cache, 0, token, &want, &e), KV_OK, "%s", e.text);
+        cr_assert_eq(kv_cuda_keep(c, s, token, &got, &e), KV_OK, "%s", e.text);
+        cr_assert_eq(got, want, "token %d of %d, kept late: %d", token, at[s], got);
+    }
+}
+
 static void run(const scenario *t, uint64_t *seed)
 {
     kv_error e = {0};
@@ -244,11 +258,13 @@ static void run(const scenario *t, uint64_t *seed)
         cr_assert_eq(kv_cache_init(&ref[s].cache, &spec, ref[s].memory, &e), KV_OK, "%s", e.text);
     }
     int G = ref[0].cache.spec.keys.group, window = (t->recent + G + 15) / 16 * 16;
-    kv_cuda_cache c = {open_pool(t, longest / KV_TILE + 1, longest / 4 + 3, window), t->recent, length,
+    kv_cuda_cache c = {open_pool(t, longest / KV_TILE + 1, longest / 4 + 3 + STEPS, window), t->recent, length,
                        NULL};
     c.plan = cuda_room(kv_cuda_plan_bytes(&c.pool));
-    for (int i = 0; i < STEPS; i++)
+    for (int i = 0; i < STEPS; i++) {
         append(t, &c, ref, t->n[i], at, fault, seed);
+        keep_late(&c, ref, at, i);
+    }
     compare(t, &c, ref);
     if (t->seal) {
         for (int s = 0; s < SEQUENCES; s++)

@@ -15,7 +15,7 @@
     X(kv_cuda_alloc) X(kv_cuda_free) X(kv_cuda_upload) X(kv_cuda_download) X(kv_cuda_device) \
     X(kv_cuda_fault_new) X(kv_cuda_fault) X(kv_cuda_softmax) X(kv_tile_init) X(kv_pool_place) \
     X(kv_pool_to_cache) X(kv_turn_speeds) X(kv_cuda_plan_bytes) X(kv_cuda_append) \
-    X(kv_cuda_decode) X(kv_cuda_decode_work)
+    X(kv_cuda_keep) X(kv_cuda_decode) X(kv_cuda_decode_work)
 
 /* An array of the device that grows. */
 typedef struct {
@@ -286,6 +286,11 @@ int tm_device_append(tm_device *d, int layer, const float *k, const float *v, co
     int bad = d->kv_cuda_append(&d->cache[layer], dk, dv, 0, &n, n_kept ? kept : NULL,
                                 n_kept ? &n_kept : NULL, d->fault, 0, err);
     return bad ? bad : d->kv_cuda_fault(d->fault, NULL, "keys (first) and values", err);
+}
+
+int tm_device_keep(tm_device *d, int layer, int position, int *done, kv_error *err)
+{
+    return d->kv_cuda_keep(&d->cache[layer], 0, position, done, err);
 }
 
 int tm_device_decode(tm_device *d, float *out, const float *q, int layer, int heads, const float *sink,

@@ -33,9 +33,10 @@ const kv_backend *tm_device_backend(const tm_device *d);
  * device are KV_FAIL_USAGE. */
 int tm_device_begin(tm_device *d, const kv_cache_spec *spec, kv_error *err);
 
-/* As kv_cache_append and kv_decode (without rows). */
+/* As kv_cache_append, kv_cache_keep and kv_decode (without rows). */
 int tm_device_append(tm_device *d, int layer, const float *k, const float *v, const int *kept,
                      int n_kept, int n, kv_error *err);
+int tm_device_keep(tm_device *d, int layer, int position, int *done, kv_error *err);
 int tm_device_decode(tm_device *d, float *out, const float *q, int layer, int heads, const float *sink,
                      int shift, kv_error *err);
 

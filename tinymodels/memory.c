@@ -729,8 +729,7 @@ int tm_stream_promote(tm_stream *s, int position, int first, int last, int *kept
         if (position >= s->tokens[l])
             *pending(s, l, position) = 1;
         else if (s->spec.device)
-            bad = kv_fail(err, KV_FAIL_USAGE, "the device's caches cannot keep a token that has "
-                          "arrived already; leave out +decode, or /all with it");
+            bad = tm_device_keep(s->spec.device, l, position, &done, err);
         else
             bad = kv_cache_keep(&s->cache, l, position, &done, err);
         count += done;
