@@ -240,7 +240,7 @@ test-cuda: ## test the kernels of cuda/ against ref/, in the simulator
 .PHONY: cuda-report
 cuda-report: ## what nvcc makes of the kernels: registers, spills, widths, instructions
 	$(need) cuda-report build cuda
-	@$(MAKE) -s --no-print-directory $(BUILD)/test-cuda/decode_counts
+	@$(MAKE) -s --no-print-directory $(patsubst %,$(BUILD)/test-cuda/%,decode_counts test_cuda_quantize test_cuda_kvsink)
 	@$(PYTHON) tests/cuda/report.py $(NVCC) $(BUILD) --archs $(if $(ARCHS),$(ARCHS),sm_80,sm_90) \
 	    $(if $(UPDATE),--update) cuda/*.cu
 
@@ -335,6 +335,7 @@ bench: $(BUILD)/kvsink ## speed and memory on the real model, as a table and JSO
 	@[ -n "$(MODEL)" ] || sh tests/tools/fetch.sh $(BUILD)/llm
 	@$(MAKE) -s --no-print-directory $(BUILD)/bench
 	@$(BUILD)/bench $(or $(MODEL),$(llm)) --json $(BUILD)/bench.json
+	@$(PYTHON) tests/cuda/predict.py
 	@$(MAKE) -s --no-print-directory gpu-bench
 
 # ---- exercises ----------------------------------------------------------------------------------

@@ -72,7 +72,8 @@ def check_file(path):
     verdict(run.returncode == (1 if report["findings"] else 0), path, f"status {run.returncode}")
     plain = lambda name: name.split("<")[0]
     for kernel, lines in expectations(path).items():
-        check_findings(kernel, lines, [f for f in report["findings"] if plain(f["kernel"]) == kernel])
+        check_findings(kernel, lines,
+                       [f for f in report["findings"] if plain(f["kernel"]) == kernel])
         runs = [k for k in report["kernels"] if plain(k["name"]) == kernel]
         verdict(bool(runs), kernel, "did not run")
         check_costs(kernel, lines, [r for k in runs for r in k["requests"]])
@@ -88,7 +89,8 @@ def check_text(folder):
     kernel = "__global__ void k(float *y, int n) {\n    y[threadIdx.x + n] = 1;\n}\n"
     launch = "//sim launch k grid=2 block=32 args=y:float[32],n:int="
     run = cusim(kernel + launch + "1\n", "--quiet", "--order", "descending")
-    verdict(re.match(r"out-of-bounds +k\.cu:2 \(write\)  y\[32\]  thread 31, block [01]  in k", run.stdout)
+    verdict(re.match(r"out-of-bounds +k\.cu:2 \(write\)  y\[32\]  thread 31, block [01]  in k",
+                     run.stdout)
             and run.returncode == 1, "text", run.stdout)
     run = cusim("//sim launch k block=32 args=y:float[32],n:int=0\n" + kernel)
     verdict(run.returncode == 0 and "sectors" in run.stdout, "text", run.stdout + run.stderr)
@@ -97,10 +99,12 @@ def check_text(folder):
                 "__global__ void wait(int *flag) {\n"
                 "    while (atomicAdd(flag, int(table[0]) - 1) == 0)\n        ;\n}\n",
                 "--order", "ascending")
-    verdict(run.returncode == 1 and "stuck             k.cu:4" in run.stdout, "a wait for ever", run.stdout)
+    verdict(run.returncode == 1 and "stuck             k.cu:4" in run.stdout, "a wait for ever",
+            run.stdout)
     for text, word in ((kernel, "launch"), (kernel + launch + "\n", "n:int"),
                        (kernel + "//sim launch k args=z\n", "earlier"),
-                       (kernel + "//sim lunch k\n", "expected"), ("}" + launch + "1\n", "compiled")):
+                       (kernel + "//sim lunch k\n", "expected"),
+                       ("}" + launch + "1\n", "compiled")):
         run = cusim(text)
         verdict(run.returncode == 2 and word in run.stderr, "unfit file", repr(run.stderr[-200:]))
     open(os.path.join(folder, "k.sim"), "w").write("launch k block=32 args=y:float[32],n:int=0\n")
@@ -141,8 +145,9 @@ def check_nvcc(paths, folder):
         print("skipped: no nvcc, so kv.cuh's other half was not compiled")
         return
     for path in paths:
-        run = subprocess.run([nvcc, "-std=c++17", "-arch=sm_80", "-Icuda", "-Iref", "-cubin", "-o",
-                              os.path.join(folder, "k.cubin"), path], capture_output=True, text=True)
+        out = os.path.join(folder, "k.cubin")
+        run = subprocess.run([nvcc, "-std=c++17", "-arch=sm_80", "-Icuda", "-Iref", "-cubin",
+                              "-o", out, path], capture_output=True, text=True)
         verdict(run.returncode == 0, "nvcc " + path, run.stdout + run.stderr)
 
 

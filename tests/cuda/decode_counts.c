@@ -1,5 +1,6 @@
 /* decode_counts D G BITS GROUP T RECENT KEPT VERSION: run one decode in the simulator and print its
- * tables. One sequence, one KV head, one block; RECENT = -1 quantizes all. For report.py. */
+ * tables, and the least bytes there are to move. One sequence, one KV head, one block; RECENT = -1
+ * quantizes all. For report.py. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -50,6 +51,19 @@ static void fill(kv_cache *c, int T, int kept, int sealed)
     free(k), free(v), free(position);
 }
 
+/* Bytes of codes, parameters, rows that wait or are kept, query and output. */
+static double least(const kv_cache *c, int G)
+{
+    const kv_cache_layer *l = c->layer;
+    int T = l->k.tokens, D = c->spec.shape.head_size, nk = l->k.quantized, nv = l->v.quantized;
+    double codes = (double)D * (nk + nv) * c->spec.keys.bits / 8;
+    double params = 4.0 * D * ((double)nk / c->spec.keys.group + (double)nv / c->spec.values.group);
+    int rows = T - nk + T - nv + 2 * l->n_kept;
+    for (int i = 0; i < l->n_kept; i++)
+        rows -= (l->position[i] >= nk) + (l->position[i] >= nv);
+    return codes + params + 2.0 * D * rows + 8.0 * G * D;
+}
+
 int main(int argc, char **argv)
 {
     int a[8];
@@ -62,7 +76,8 @@ int main(int argc, char **argv)
     kv_cache c = {.spec = {.layers = 1, .shape = {G, 1, D}, .rope = {D, 0, 10000, 1, NULL},
                            .keys = {KV_INT, a[2], KV_PER_CHANNEL, a[3], 0, 0},
                            .values = {KV_INT, a[2], KV_PER_TOKEN, a[3], 0, 0},
-                           .recent = recent < 0 ? 0 : recent, .capacity = T, .kept_capacity = kept}};
+                           .recent = recent < 0 ? 0 : recent, .capacity = T,
+                           .kept_capacity = kept}};
     fill(&c, T, kept, recent < 0);
     kv_pool host = {.sequences = 1, .kv_heads = 1, .max_tiles = (T + KV_TILE - 1) / KV_TILE,
                     .kept_capacity = kept, .window = (c.spec.recent + a[3] + 15) / 16 * 16};
@@ -80,10 +95,10 @@ int main(int argc, char **argv)
     float *out = kv_cuda_alloc((size_t)(G * D) * 4, &e);
     kv_fault *fault = kv_cuda_fault_new(&e);
     sim_order(0, 0);
-    need(kv_cuda_decode(out, upload(q, (size_t)(G * D) * 4), &pool, G, NULL, NULL, 1, work, fault, a[7],
-                        &e), &e);
+    float *dq = upload(q, (size_t)(G * D) * 4);
+    need(kv_cuda_decode(out, dq, &pool, G, NULL, NULL, 1, work, fault, a[7], &e), &e);
     need(kv_cuda_fault(fault, NULL, "decode", &e), &e);
-    printf("tile %d bytes\n", pool.tile.bytes);
+    printf("tile %d bytes\nleast %.0f bytes\n", pool.tile.bytes, least(&c, G));
     fflush(stdout);
     sim_report(1);
     return sim_findings() != 0;

@@ -12,7 +12,8 @@ results=${GPU_RESULTS:-$build/gpu-results.tsv}
 suites=$(find "$build/gpu" -name 'test_cuda_*' -perm -u+x 2>/dev/null | sort)
 commit=$(git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
 count=$(find tests -name 'test_cuda_*.c' | wc -l)
-built=$([ -n "$suites" ] && echo "programs were built, but" || echo "there is no nvcc to build them, and")
+built="programs were built, but"
+[ -n "$suites" ] || built="there is no nvcc to build them, and"
 
 if [ ! -e /dev/nvidia0 ] && ! nvidia-smi -L >/dev/null 2>&1; then
     if [ "$mode" = test ]; then
@@ -24,7 +25,8 @@ if [ ! -e /dev/nvidia0 ] && ! nvidia-smi -L >/dev/null 2>&1; then
 fi
 
 if [ -z "$suites" ]; then
-    echo "gpu: there is a GPU, but no nvcc built the programs: 0 passed, 0 failed, $count suites skipped"
+    echo "gpu: there is a GPU, but no nvcc built the programs:" \
+        "0 passed, 0 failed, $count suites skipped"
     exit 0
 fi
 
@@ -57,8 +59,8 @@ if command -v compute-sanitizer >/dev/null 2>&1; then
             fi
         done
     done
-    printf '%s\t%s\t%s\tcompute-sanitizer\t%d passed, %d failed\n' "$(date -u +%F)" "$commit" "$device" \
-        $clean $unclean >>"$results"
+    printf '%s\t%s\t%s\tcompute-sanitizer\t%d passed, %d failed\n' "$(date -u +%F)" "$commit" \
+        "$device" $clean $unclean >>"$results"
     echo "compute-sanitizer: $clean passed, $unclean failed"
 else
     echo "compute-sanitizer: skipped, there is none here"

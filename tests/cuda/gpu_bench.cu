@@ -29,7 +29,9 @@ static void need(bool good, const char *what, const char *why) {
     exit(1);
 }
 
-static void need(cudaError_t e, const char *what) { need(e == cudaSuccess, what, cudaGetErrorString(e)); }
+static void need(cudaError_t e, const char *what) {
+    need(e == cudaSuccess, what, cudaGetErrorString(e));
+}
 
 template <class T> static T *room(size_t count) {
     kv_error e = {};
@@ -66,7 +68,8 @@ static void say(const std::string &row, double bytes, double seconds) {
         roof = bytes / seconds;
     printf("%-58s %10.1f us %8.0f GB/s %6.1f %% of a copy\n", row.c_str(), seconds * 1e6,
            bytes / seconds * 1e-9, 100 * bytes / seconds / roof);
-    fprintf(results, "%s\t%s\t%s\t%s\t%.0f\t%.2f\n", date, commit.c_str(), device.c_str(), row.c_str(),
+    fprintf(results, "%s\t%s\t%s\t%s\t%.0f\t%.2f\n", date, commit.c_str(), device.c_str(),
+            row.c_str(),
             bytes, seconds * 1e6);
     fflush(stdout), fflush(results);
 }
@@ -119,11 +122,13 @@ static void softmax_and_alpha(kv_fault *fault) {
     float *s = random_floats(size_t(R) * T), *p = room<float>(size_t(R) * T);
     for (int v = 1; v <= KV_CUDA_SOFTMAX_VERSIONS; v++)
         say("softmax k0" + std::to_string(v) + ", 8192 rows of 4096", 8.0 * R * T, time_of([=] {
-                DO(kv_cuda_softmax(p, nullptr, s, nullptr, KV_SOFTMAX_PLAIN, R, 1, T - 1, fault, v, E));
+                DO(kv_cuda_softmax(p, nullptr, s, nullptr, KV_SOFTMAX_PLAIN, R, 1, T - 1, fault, v,
+                                   E));
             }));
     double *alpha = room<double>(size_t(H) * L);
     for (int v = 1; v <= KV_CUDA_ALPHA_VERSIONS; v++)
-        say("sink metric k0" + std::to_string(v) + ", 16 heads of 2048 tokens", 2.0 * H * L * (L + 1),
+        say("sink metric k0" + std::to_string(v) + ", 16 heads of 2048 tokens",
+            2.0 * H * L * (L + 1),
             time_of([=] { DO(kv_cuda_sink_alpha(alpha, s, H, L, fault, v, E)); }));
     kv_cuda_free(s), kv_cuda_free(p), kv_cuda_free(alpha);
 }
@@ -188,13 +193,15 @@ static void open_cache(Cache &cache, const char *keys, const char *values, int S
     cache.c = {p, 0, cache.length.data(), room<char>(kv_cuda_plan_bytes(&p))};
 }
 
-static void fill_cache(Cache &cache, const __half *k, const __half *v, kv_fault *fault, int version) {
+static void fill_cache(Cache &cache, const __half *k, const __half *v, kv_fault *fault,
+                       int version) {
     need(cudaMemsetAsync(cache.memory, 0, cache.bytes), "memset");
     cache.length.assign(cache.length.size(), kv_length{});
     DO(kv_cuda_append(&cache.c, k, v, 1, cache.n.data(), nullptr, nullptr, fault, version, E));
 }
 
-static void decode_rows(const Cache &cache, const char *name, int S, int G, int sms, kv_fault *fault) {
+static void decode_rows(const Cache &cache, const char *name, int S, int G, int sms,
+                        kv_fault *fault) {
     int H = G * KV_HEADS, T = TOKENS / S, splits = (4 * sms + S * KV_HEADS - 1) / (S * KV_HEADS);
     splits = std::max(1, std::min(splits, T / 256));
     float *q = random_floats(size_t(S) * H * D), *out = room<float>(size_t(S) * H * D);
@@ -224,7 +231,8 @@ static void caches(int sms, kv_fault *fault) {
             for (int version = 2; S == 32 && version <= KV_CUDA_APPEND_VERSIONS; version++) {
                 double zero = time_of([&] { cudaMemsetAsync(cache.memory, 0, cache.bytes); });
                 double all = time_of([&] { fill_cache(cache, k, v, fault, version); });
-                say(std::string("quantize k0") + std::to_string(version) + ", " + f[0] + ", 131072 tokens",
+                say(std::string("quantize k0") + std::to_string(version) + ", " + f[0] +
+                        ", 131072 tokens",
                     4.0 * double(size) + tiles, all - zero);
             }
             fill_cache(cache, k, v, fault, 0);
@@ -243,7 +251,9 @@ __global__ static void to_halves(__half *y, const float *x, size_t n) {
         y[i] = __float2half(x[i]);
 }
 
-static void need(cublasStatus_t s) { need(s == CUBLAS_STATUS_SUCCESS, "cuBLAS", cublasGetStatusString(s)); }
+static void need(cublasStatus_t s) {
+    need(s == CUBLAS_STATUS_SUCCESS, "cuBLAS", cublasGetStatusString(s));
+}
 
 /* Keys and values [S][Hk][T][D], one query token of G heads for each KV head. cuBLAS counts by
  * columns: scores[G][T] is a T x G matrix to it. */
@@ -256,20 +266,22 @@ static void peer(int S, int G, kv_fault *fault) {
     cublasHandle_t handle;
     need(cublasCreate(&handle));
     double seconds = time_of([=] {
-        need(cublasGemmStridedBatchedEx(handle, CUBLAS_OP_T, CUBLAS_OP_N, T, G, D, &scale, k, CUDA_R_16F,
-                                        D, (long long)T * D, q, CUDA_R_16F, D, (long long)G * D, &zero,
-                                        scores, CUDA_R_32F, T, (long long)G * T, batch,
-                                        CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
-        DO(kv_cuda_softmax(scores, nullptr, scores, nullptr, KV_SOFTMAX_PLAIN, int(rows), 1, T - 1, fault,
-                           0, E));
+        need(cublasGemmStridedBatchedEx(handle, CUBLAS_OP_T, CUBLAS_OP_N, T, G, D, &scale, k,
+                                        CUDA_R_16F, D, (long long)T * D, q, CUDA_R_16F, D,
+                                        (long long)G * D, &zero, scores, CUDA_R_32F, T,
+                                        (long long)G * T, batch, CUBLAS_COMPUTE_32F,
+                                        CUBLAS_GEMM_DEFAULT));
+        DO(kv_cuda_softmax(scores, nullptr, scores, nullptr, KV_SOFTMAX_PLAIN, int(rows), 1, T - 1,
+                           fault, 0, E));
         to_halves<<<unsigned((rows * T + 255) / 256), 256>>>(p16, scores, rows * T);
-        need(cublasGemmStridedBatchedEx(handle, CUBLAS_OP_N, CUBLAS_OP_N, D, G, T, &one, v, CUDA_R_16F, D,
-                                        (long long)T * D, p16, CUDA_R_16F, T, (long long)G * T, &zero,
-                                        out, CUDA_R_16F, D, (long long)G * D, batch,
-                                        CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+        need(cublasGemmStridedBatchedEx(handle, CUBLAS_OP_N, CUBLAS_OP_N, D, G, T, &one, v,
+                                        CUDA_R_16F, D, (long long)T * D, p16, CUDA_R_16F, T,
+                                        (long long)G * T, &zero, out, CUDA_R_16F, D,
+                                        (long long)G * D, batch, CUBLAS_COMPUTE_32F,
+                                        CUBLAS_GEMM_DEFAULT));
     });
-    say("attention of cuBLAS, 16 bits, " + std::to_string(S) + " x " + std::to_string(T) + ", G = " +
-            std::to_string(G),
+    say("attention of cuBLAS, 16 bits, " + std::to_string(S) + " x " + std::to_string(T) +
+            ", G = " + std::to_string(G),
         4.0 * double(size), seconds);
     cublasDestroy(handle);
     kv_cuda_free(k), kv_cuda_free(v), kv_cuda_free(q), kv_cuda_free(p16), kv_cuda_free(out);

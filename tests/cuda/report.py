@@ -1,23 +1,24 @@
-"""What nvcc made of the kernels: registers, spills, shared memory, occupancy, load widths, instructions.
+"""What nvcc made of the kernels: registers, spills, occupancy, load widths, instructions.
 
     report.py NVCC BUILD [--archs sm_80,sm_90] [--update] FILE.cu...
 
-Each file is compiled alone, warnings being errors, and its cubin is read by sass.py. The report goes to
-BUILD/cuda-report.txt and is compared with the committed tests/cuda/report.txt if that was made by the same
-nvcc; --update replaces the committed one. Architectures that the committed report does not have are only
-built and written down. The last line counts.
+Each file is compiled alone, warnings being errors, and its cubin is read by sass.py. The report
+goes to BUILD/cuda-report.txt and is compared with the committed tests/cuda/report.txt if that was
+made by the same nvcc; --update replaces the committed one. Architectures that the committed report
+does not have are only built and written down. What a kernel costs is compared with the targets
+(counts.py); a target that is not met is said, and is no failure. The last line counts.
 """
 import concurrent.futures, os, re, subprocess, sys, tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-import sass
+import counts, sass
 
 COMMITTED = os.path.join(HERE, "report.txt")
 ALL = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100")
 # per SM: warps, blocks, shared memory in KiB (1 KiB of it is reserved for each block)
-SM = {"sm_80": (64, 32, 164), "sm_86": (48, 16, 100), "sm_89": (48, 24, 100), "sm_90": (64, 32, 228),
-      "sm_100": (64, 32, 228)}
+SM = {"sm_80": (64, 32, 164), "sm_86": (48, 16, 100), "sm_89": (48, 24, 100),
+      "sm_90": (64, 32, 228), "sm_100": (64, 32, 228)}
 
 
 def run(command):
@@ -32,11 +33,16 @@ def version(nvcc):
     return found.group(1) if found else None
 
 
+FACTS = {"stack": r"(\d+) bytes stack frame", "stores": r"(\d+) bytes spill stores",
+         "loads": r"(\d+) bytes spill loads", "registers": r"Used (\d+) registers",
+         "shared": r"(\d+) bytes smem", "barriers": r"used (\d+) barriers"}
+
+
 def compile_one(nvcc, arch, path, folder):
     """The cubin, and what ptxas says of each kernel."""
     out = os.path.join(folder, f"{os.path.basename(path)}.{arch}.cubin")
-    done = run([nvcc, "-std=c++17", f"-arch={arch}", "-Werror", "all-warnings", "-Xptxas", "-v", "-Icuda", "-Iref",
-                "-cubin", "-o", out, path])
+    done = run([nvcc, "-std=c++17", f"-arch={arch}", "-Werror", "all-warnings", "-Xptxas", "-v",
+                "-Icuda", "-Iref", "-cubin", "-o", out, path])
     if done.returncode:
         return None, done.stdout + done.stderr
     facts, name = {}, None
@@ -47,9 +53,7 @@ def compile_one(nvcc, arch, path, folder):
             facts[name] = dict(registers=0, stack=0, stores=0, loads=0, shared=0, barriers=0)
         m = re.search(r"Function properties for (\w+)", line)
         own = m.group(1) == name if m else own if name else False
-        for key, pattern in (("stack", r"(\d+) bytes stack frame"), ("stores", r"(\d+) bytes spill stores"),
-                             ("loads", r"(\d+) bytes spill loads"), ("registers", r"Used (\d+) registers"),
-                             ("shared", r"(\d+) bytes smem"), ("barriers", r"used (\d+) barriers")):
+        for key, pattern in FACTS.items():
             m = re.search(pattern, line)
             if m and own:
                 facts[name][key] = int(m.group(1))
@@ -57,11 +61,12 @@ def compile_one(nvcc, arch, path, folder):
 
 
 def threads_of(cubin, name):
-    """The launch bound, which the compiler notes as attribute 5 of the kernel; 0 if there is none."""
+    """The launch bound, which the compiler notes as attribute 5 of the kernel; 0: there is none."""
     info = sass.sections(open(cubin, "rb").read()).get(".nv.info." + name, b"")
     at = 0
     while at + 4 <= len(info):
-        form, attribute, size = info[at], info[at + 1], int.from_bytes(info[at + 2:at + 4], "little")
+        form, attribute = info[at], info[at + 1]
+        size = int.from_bytes(info[at + 2:at + 4], "little")
         if form == 4:
             if attribute == 5:
                 return int.from_bytes(info[at + 4:at + 8], "little")
@@ -71,7 +76,7 @@ def threads_of(cubin, name):
 
 
 def occupancy(arch, registers, shared, threads):
-    """Blocks per SM, by registers (handed out per warp in units of 256), warps and static shared memory."""
+    """Blocks per SM, by registers (handed out per warp, in 256s), warps and shared memory."""
     warps, blocks, kib = SM[arch]
     per_block = (threads + 31) // 32
     by_registers = 4 * (16384 // (256 * ((max(registers, 1) * 32 + 255) // 256))) // per_block
@@ -81,53 +86,16 @@ def occupancy(arch, registers, shared, threads):
 def plain(names):
     """mangled -> as in the source, without the list of arguments."""
     out = run(["c++filt", *names]).stdout.split("\n") if names else []
-    return {n: re.sub(r"^void ", "", re.sub(r"\(.*\)$", "", o.replace("(int)", ""))) for n, o in zip(names, out)}
+    short = lambda o: re.sub(r"^void ", "", re.sub(r"\(.*\)$", "", o.replace("(int)", "")))
+    return {n: short(o) for n, o in zip(names, out)}
 
 
 def say(counts, sep=" "):
     return sep.join(f"{k} {v}" for k, v in counts.items())
 
 
-def main_loop(body):
-    """Of a tensor decode kernel: instructions of the loop over 64 tokens that always run, of each way to
-    fold, rescale and mask (branches around them tell them apart), and of the loop over tiles around it."""
-    found = [l for l in sass.loops(body) if sass.histogram(body[l[0]:l[1] + 1]).get("HMMA", 0) > 40]
-    inner = [a for a in found if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in found)][0]
-    outer = [a for a in found if a[0] <= inner[0] and inner[1] <= a[1]][0]
-    parts = {"fold": [], "rescale": [], "mask": []}
-    for i in range(inner[0], inner[1] + 1):
-        target = body[i].target
-        if body[i].op != "BRA" or not body[i].predicated or not i + 1 < target <= inner[1] + 1:
-            continue
-        h = sass.histogram(body[i + 1:target])
-        if "SHFL" in h and "HMMA" in h:
-            continue  # the way out of a chunk that has no token
-        parts["rescale" if "SHFL" in h else "fold" if "HMMA" in h else "mask"].append(target - i - 1)
-    size = inner[1] - inner[0] + 1
-    return size - sum(map(sum, parts.values())), parts, outer[1] - outer[0] + 1 - size
-
-
-def per_element(folder, name, body):
-    """Instructions of the main loop per K or V element at T = 4096, trip counts from the simulator."""
-    version, D, bits, CG = map(int, re.match(r"k0(\d)<(\d+), (\d), (\d)>", name).groups())
-    program, T = os.path.join(folder, "test-cuda", "decode_counts"), 4096
-    if D // CG != 64 or not os.path.exists(program):
-        return []
-    always, parts, around = main_loop(body)
-    out = run([program, str(D), "1", str(bits), "64", str(T), "-1", "0", str(version)]).stdout
-    votes, shuffles, matrices = (int(re.search(what + r" (\d+)", out).group(1))
-                                 for what in ("votes", "shuffles", "matrix operations"))
-    KT, MT = D // 16, 256 // D
-    folds = (matrices - votes * (32 + MT * ((CG + 1) // 2 + (CG > 1) + 2))) / KT
-    rescales = (shuffles - 4 * 4) / 6
-    mean = lambda what: sum(parts[what]) / max(len(parts[what]), 1)
-    total = T / 64 * always + folds * mean("fold") + rescales * mean("rescale") + T / 128 * around
-    return [f"    main loop, 64 tokens: {always} instructions, fold {parts['fold']} x {folds * 64 / T:g}, rescale "
-            f"{parts['rescale']} x {rescales * 64 / T:.2f}, mask {parts['mask']} x 0; {around} around a tile, "
-            f"run or not: at most {total * 16 / (T * D):.2f} instructions per element, any G up to 8"]
-
-
-def describe(arch, path, cubin, facts, folder):
+def describe(arch, path, cubin, facts, folder, figures):
+    """Lines of a file's kernels; figures gathers what the targets are compared with."""
     lines = []
     names = plain(list(facts))
     for name, body in sorted(sass.kernels(cubin).items(), key=lambda k: names.get(k[0], k[0])):
@@ -136,29 +104,37 @@ def describe(arch, path, cubin, facts, folder):
         fit = occupancy(arch, f["registers"], f["shared"], threads or 256)
         warps = fit * (((threads or 256) + 31) // 32)
         lines.append(f"{os.path.basename(path)} {names[name]}")
-        lines.append(f"    registers {f['registers']}, stack {f['stack']}, spills {f['stores'] + f['loads']}, "
-                     f"static shared {f['shared']}, barriers {f['barriers']}; "
-                     f"{fit} blocks of {threads or '256 (no bound)'} = {warps} of {SM[arch][0]} warps")
+        lines.append(f"    registers {f['registers']}, stack {f['stack']}, spills "
+                     f"{f['stores'] + f['loads']}, static shared {f['shared']}, barriers "
+                     f"{f['barriers']}; {fit} blocks of {threads or '256 (no bound)'} = {warps} of "
+                     f"{SM[arch][0]} warps")
         access = "; ".join(f"{op} {say({f'{w}-bit': n for w, n in sass.widths(body, op).items()})}"
                            for op in sass.MEMORY if sass.widths(body, op))
         lines.append(f"    {access or 'no loads or stores'}")
         lines.append(f"    {len(body)} instructions: {say(sass.by_kind(body), ', ')}")
-        if re.match(r"k0\d<", names[name]) and os.path.basename(path) == "decode.cu":
-            lines += per_element(folder, names[name], body)
+        figures.setdefault("spills", {})[lines[-4]] = (f["stores"] + f["loads"], f["stack"])
+        if re.match(r"k0\d<\d+, \d, \d>", names[name]) and "HMMA" in sass.histogram(body):
+            more, found = counts.per_element(folder, names[name], body)
+            lines += more
+            if found:
+                figures[tuple(map(int, re.findall(r"\d+", names[name])))[:3]] = found
     return lines
 
 
 def build(nvcc, archs, paths, folder, built):
     """Lines of the report, by architecture; messages of what did not compile."""
-    report, errors = {}, []
+    report, errors, figures = {}, [], {a: {} for a in archs}
     with concurrent.futures.ThreadPoolExecutor(int(os.environ.get("JOBS", "2"))) as pool:
         jobs = [(a, p, pool.submit(compile_one, nvcc, a, p, folder)) for a in archs for p in paths]
         for arch, path, job in jobs:
             cubin, facts = job.result()
             if cubin:
-                report.setdefault(arch, []).extend(describe(arch, path, cubin, facts, built))
+                lines = describe(arch, path, cubin, facts, built, figures[arch])
+                report.setdefault(arch, []).extend(lines)
             else:
                 errors.append(f"FAILED {arch} {path}\n{facts}")
+    for arch in report:
+        report[arch] += counts.targets(arch, figures[arch], built)
     return report, errors
 
 
@@ -196,13 +172,15 @@ def compare(compiler, report):
         if arch not in committed:
             counts[2] += 1
             continue
-        counted = lambda l: not l.startswith("    main loop")  # needs the simulator as well: not compared
-        lines, committed[arch] = list(filter(counted, lines)), list(filter(counted, committed[arch]))
+        counted = lambda l: not l.startswith(counts.SIMULATED)  # those are not compared
+        lines = list(filter(counted, lines))
+        committed[arch] = list(filter(counted, committed[arch]))
         same = committed[arch] == lines
         counts[0 if same else 1] += 1
         if not same:
             old, new = set(committed[arch]), set(lines)
-            print(f"FAILED {arch}: kernels are not as reported; if that is meant: make cuda-report UPDATE=1")
+            print(f"FAILED {arch}: kernels are not as reported; if that is meant: "
+                  "make cuda-report UPDATE=1")
             print("\n".join(["  - " + l for l in committed[arch] if l not in new][:20] +
                             ["  + " + l for l in lines if l not in old][:20]))
     return tuple(counts)
@@ -228,13 +206,16 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         report, errors = build(nvcc, [a for a in archs if a in have], paths, scratch, folder)
     print("\n".join(errors), end="\n" if errors else "")
+    for lines in report.values():
+        print("\n".join(l for l in lines if l.startswith(("targets", "    target"))))
     write(os.path.join(folder, "cuda-report.txt"), compiler, report)
     if update and not errors:
         write(COMMITTED, compiler, report)
     passed, failed, skipped = compare(compiler, report)
     for arch in lacking:
         print(f"skipped: this nvcc does not know {arch}")
-    print(f"cuda-report: {passed + len(paths) * len(report) - len(errors)} passed, {failed + len(errors)} failed, "
+    passed += len(paths) * len(report) - len(errors)
+    print(f"cuda-report: {passed} passed, {failed + len(errors)} failed, "
           f"{skipped + len(lacking)} skipped; see {folder}/cuda-report.txt")
     return failed + len(errors) > 0
 
