@@ -295,20 +295,17 @@ template <int MT> KV_DEVICE void mask(Chunk<MT> &c) {
 }
 
 //@ rescale: Correct what has been summed for a larger score
-template <int D, int CG, int MT>
-KV_DEVICE void rescale(Warp<D, CG> &w, const Chunk<MT> &c) {
-    float f[2];
+template <int D, int CG>
+KV_DEVICE void rescale(Warp<D, CG> &w, float most0, float most1) {
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-        float most = w.max[i];
-        for (int m = 0; m < MT; m++)
-            most = fmaxf(most, fmaxf(c.score[m][i], c.score[m][i + 2]) *
-                                       c.unit[i] + c.offset[m / 2][i]);
-        for (int lanes = 4; lanes < 32; lanes *= 2)
-            most = fmaxf(most, __shfl_xor_sync(~0u, most, lanes));
-        f[i] = kv_exp2(w.max[i] - most);
-        w.max[i] = most;
+    for (int i = 4; i < 32; i *= 2) {
+        most0 = fmaxf(most0, __shfl_xor_sync(~0u, most0, i));
+        most1 = fmaxf(most1, __shfl_xor_sync(~0u, most1, i));
     }
+    most0 = fmaxf(most0, w.max[0]);
+    most1 = fmaxf(most1, w.max[1]);
+    float f[2] = {kv_exp2(w.max[0] - most0), kv_exp2(w.max[1] - most1)};
+    w.max[0] = most0, w.max[1] = most1;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         w.weight[i] *= f[i % 2];
@@ -319,47 +316,31 @@ KV_DEVICE void rescale(Warp<D, CG> &w, const Chunk<MT> &c) {
     }
 }
 
-//@ weights: Weigh scores against the largest so far
-/* Two tokens a word. Larger than 1, or no number at all, if that was not the
- * largest: no weight is negative, so the bits of both halves are compared as
- * integers. */
+//@ weigh: Turn scores into weights
+/* Most chunks have no score above the largest so far; a vote finds out, and
+ * only then lanes exchange theirs. Rows of the scores' matrix are tokens;
+ * operand B wants them as columns. */
 template <int D, int CG, int MT>
-KV_DEVICE void weights(const Warp<D, CG> &w, Chunk<MT> &c) {
+KV_DEVICE void weigh(Warp<D, CG> &w, Chunk<MT> &c) {
+    float most[2] = {-INFINITY, -INFINITY};
+#pragma unroll
+    for (int m = 0; m < MT; m += 2)
+        for (int i = 0; i < 2; i++) {
+            float x = fmaxf(fmaxf(c.score[m][i], c.score[m][i + 2]),
+                            fmaxf(c.score[m + 1][i], c.score[m + 1][i + 2]));
+            most[i] = fmaxf(most[i], x * c.unit[i] + c.offset[m / 2][i]);
+        }
+    if (__any_sync(~0u, most[0] > w.max[0] || most[1] > w.max[1]))
+        rescale(w, most[0], most[1]);
 #pragma unroll
     for (int m = 0; m < MT; m++) {
         float p[4];
         for (int i = 0; i < 4; i++)
             p[i] = kv_exp2(c.score[m][i] * c.unit[i % 2] +
                            (c.offset[m / 2][i % 2] - w.max[i % 2]));
-        c.p[m][0] = kv_word(__floats2half2_rn(p[0], p[1]));
-        c.p[m][1] = kv_word(__floats2half2_rn(p[2], p[3]));
+        c.p[m][0] = kv_transpose(kv_word(__floats2half2_rn(p[0], p[1])));
+        c.p[m][1] = kv_transpose(kv_word(__floats2half2_rn(p[2], p[3])));
     }
-}
-
-template <int MT> KV_DEVICE bool above_one(const Chunk<MT> &c) {
-    uint32_t most = c.p[0][0];
-#pragma unroll
-    for (int m = 0; m < MT; m++)
-        for (int i = 0; i < 2; i++)
-            most = kv_word(__hmax2(kv_half2(most), kv_half2(c.p[m][i])));
-    return ((most + 0x43ff43ffu) & 0x80008000u) != 0; /* 0x3c00 is 1 */
-}
-
-//@ weigh: Turn scores into weights
-/* Most chunks have no score above the largest so far; a vote finds out, and
- * only then lanes exchange theirs and all begins anew. Rows of the scores'
- * matrix are tokens; operand B wants them as columns. */
-template <int D, int CG, int MT>
-KV_DEVICE void weigh(Warp<D, CG> &w, Chunk<MT> &c) {
-    weights(w, c);
-    if (__any_sync(~0u, above_one(c))) {
-        rescale(w, c);
-        weights(w, c);
-    }
-#pragma unroll
-    for (int m = 0; m < MT; m++)
-        for (int i = 0; i < 2; i++)
-            c.p[m][i] = kv_transpose(c.p[m][i]);
 }
 
 //@ ones: Sum the weights, and weights times minima

@@ -82,20 +82,21 @@ def per_element(folder, name, body):
     mean = lambda what: sum(parts[what]) / max(len(parts[what]), 1)
     around = around_tile(body, outer, inner, 8 * D // 512)
     KT, MT = D // 16, 256 // D
-    figures = {}
+    figures, often = {}, {}
     for G in HEADS:
         out = simulate(folder, (D, G, bits, 64, LENGTH, -1, 0, version))
         votes, shuffles, matrices = (number(w, out)
                                      for w in ("votes", "shuffles", "matrix operations"))
         folds = (matrices - votes * (32 + MT * ((CG + 1) // 2 + (CG > 1) + 2))) / KT
         rescales = (shuffles - 4 * 4) / 6
+        often[G] = rescales * 64 / LENGTH
         total = (LENGTH / 64 * always + folds * mean("fold") + rescales * mean("rescale") +
                  LENGTH / 128 * around)
         figures[G] = total * 16 / (LENGTH * D)
     each = ", ".join(f"G = {G}: {x:.2f}" for G, x in figures.items())
     lines = [f"    main loop, 64 tokens: {always} instructions, fold {parts['fold']} x "
              f"{folds * 64 / LENGTH:g}, rescale {parts['rescale']} x "
-             f"{rescales * 64 / LENGTH:.2f}, mask {parts['mask']} x 0; {around} around a tile; "
+             f"{' '.join(f'{x:.2f}' for x in often.values())}, mask {parts['mask']} x 0; {around} around a tile; "
              f"per element {each}"]
     kept = {n: x / total * 100 for n, x in kept_rows(body, D, parts["mask"]).items()}
     if kept:
