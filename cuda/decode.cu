@@ -73,8 +73,8 @@ __global__ void join(const __grid_constant__ Decode d) {
 }
 
 //@ k03: Take scales and minima out of the loops, for all heads at once
-/* H of the query heads that share a KV head; for more than four, codes are read
- * again. */
+/* H of the query heads that share a KV head; for more than registers hold,
+ * codes are read again. */
 template <int D, int H, bool TURNED>
 __global__ void __launch_bounds__(32 * WARPS)
     k03(const __grid_constant__ Decode d) {
@@ -213,22 +213,36 @@ extern "C" size_t kv_cuda_decode_work(const kv_pool *p, int heads,
            (size_t(p->tile.head_size) + 4) * sizeof(float);
 }
 
-//@ choose-hoisted: Find the kernel without tensor cores for a shape
+//@ most-heads: Say how many heads one read can serve without tensor cores
 typedef void Kernel(const Decode);
 
-template <int D, bool TURNED> static Kernel *hoisted_heads(int H) {
-    return H == 1   ? k03<D, 1, TURNED>
-           : H == 2 ? k03<D, 2, TURNED>
-           : H == 3 ? k03<D, 3, TURNED>
-                    : k03<D, 4, TURNED>;
+/* As many heads as registers hold the queries and sums of. */
+static constexpr int most_heads(int D, bool turned) {
+    return D == 64 ? 4 : turned ? 1 : 2;
 }
 
+template <int D, bool TURNED> static Kernel *hoisted_heads(int H) {
+    if constexpr (most_heads(D, TURNED) == 4)
+        return H == 1   ? k03<D, 1, TURNED>
+               : H == 2 ? k03<D, 2, TURNED>
+               : H == 3 ? k03<D, 3, TURNED>
+                        : k03<D, 4, TURNED>;
+    else
+        return H == 1 ? k03<D, 1, TURNED>
+                      : k03<D, most_heads(D, TURNED), TURNED>;
+}
+
+//@ choose-hoisted: Find the kernel without tensor cores for a shape
 /* The heads of a group are dealt evenly to as few blocks as can be. */
-static int hoisted_turns(int G) { return (G + 3) / 4; }
+static int hoisted_turns(int D, bool turned, int G) {
+    int most = most_heads(D, turned);
+    return (G + most - 1) / most;
+}
 
 /* NULL: pairs of channels that turn together are in different lanes. */
 static Kernel *hoisted_kernel(const kv_tile *l, const kv_turn *turn, int G) {
-    int turns = hoisted_turns(G), H = (G + turns - 1) / turns;
+    int turns = hoisted_turns(l->head_size, turn != nullptr, G);
+    int H = (G + turns - 1) / turns;
     if (turn && !turn->interleaved && turn->dims % 64)
         return nullptr;
     if (l->head_size == 64)
@@ -284,11 +298,12 @@ static int launch(const Decode &d, int version, Kernel *k, int splits,
         k01<<<dim3(H, S), 32>>>(d);
         return kv_launched("decode", err);
     }
-    unsigned turns = unsigned(hoisted_turns(int(G)));
+    bool turned = d.turn.speed != nullptr;
+    int turns = hoisted_turns(d.pool.tile.head_size, turned, int(G));
     if (version == 2)
         k02<<<dim3(n, H, S), 32 * WARPS>>>(d);
     else if (version == 3)
-        k<<<dim3(n, Hk * turns, S), 32 * WARPS>>>(d);
+        k<<<dim3(n, Hk * unsigned(turns), S), 32 * WARPS>>>(d);
     else if (start_tensor(k, dim3(n, Hk * ((G + 7) / 8), S), d, version, err))
         return KV_FAIL_RUN;
     join<<<dim3(H, S), unsigned(d.pool.tile.head_size)>>>(d);

@@ -167,23 +167,23 @@ def compare(compiler, report):
     if known != compiler:
         print(f"skipped: the committed report is of nvcc {known}, this is {compiler}")
         return 0, 0, len(report)
-    counts = [0, 0, 0]
+    tally = [0, 0, 0]
     for arch, lines in report.items():
         if arch not in committed:
-            counts[2] += 1
+            tally[2] += 1
             continue
         counted = lambda l: not l.startswith(counts.SIMULATED)  # those are not compared
         lines = list(filter(counted, lines))
         committed[arch] = list(filter(counted, committed[arch]))
         same = committed[arch] == lines
-        counts[0 if same else 1] += 1
+        tally[0 if same else 1] += 1
         if not same:
             old, new = set(committed[arch]), set(lines)
             print(f"FAILED {arch}: kernels are not as reported; if that is meant: "
                   "make cuda-report UPDATE=1")
             print("\n".join(["  - " + l for l in committed[arch] if l not in new][:20] +
                             ["  + " + l for l in lines if l not in old][:20]))
-    return tuple(counts)
+    return tuple(tally)
 
 
 def main():
