@@ -215,7 +215,8 @@ cubins   = $(foreach a,$(arches),$(patsubst %,$(BUILD)/cubin/$(a)/%.cubin,$(kern
 define cubin_rule
 $(BUILD)/cubin/$(1)/%.cubin: cuda/%.cu $(wildcard cuda/*.h cuda/*.cuh) ref/kv.h
 	@mkdir -p $$(@D)
-	$$(call say,nvcc,$(1) $$<)$(NVCC) -std=c++17 -arch=$(1) -Werror all-warnings -Icuda -Iref -cubin -o $$@ $$<
+	$$(call say,nvcc,$(1) $$<)$(NVCC) -std=c++17 -arch=$(1) -Werror all-warnings -Xptxas -v -Icuda -Iref -cubin \
+	    -o $$@ $$< 2>$$@.log || { cat $$@.log; rm -f $$@; exit 1; }
 endef
 $(foreach a,$(arches),$(eval $(call cubin_rule,$(a))))
 .PHONY: cubins cubins-made

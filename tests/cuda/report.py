@@ -38,15 +38,30 @@ FACTS = {"stack": r"(\d+) bytes stack frame", "stores": r"(\d+) bytes spill stor
          "shared": r"(\d+) bytes smem", "barriers": r"used (\d+) barriers"}
 
 
-def compile_one(nvcc, arch, path, folder):
+def made(built, arch, path):
+    """The cubin that make cubins left, if it is younger than all of cuda/; nvcc takes minutes."""
+    out = os.path.join(built, "cubin", arch, os.path.basename(path)[:-3] + ".cubin")
+    sources = [os.path.join("cuda", f) for f in os.listdir("cuda")] + ["ref/kv.h"]
+    fresh = os.path.exists(out + ".log") and os.path.exists(out) and \
+        os.path.getmtime(out) > max(map(os.path.getmtime, filter(os.path.isfile, sources)))
+    return out if fresh else None
+
+
+def compile_one(nvcc, arch, path, folder, built):
     """The cubin, and what ptxas says of each kernel."""
-    out = os.path.join(folder, f"{os.path.basename(path)}.{arch}.cubin")
-    done = run([nvcc, "-std=c++17", f"-arch={arch}", "-Werror", "all-warnings", "-Xptxas", "-v",
-                "-Icuda", "-Iref", "-cubin", "-o", out, path])
-    if done.returncode:
-        return None, done.stdout + done.stderr
+    out = made(built, arch, path)
+    if out:
+        with open(out + ".log") as f:
+            said = f.read()
+    else:
+        out = os.path.join(folder, f"{os.path.basename(path)}.{arch}.cubin")
+        done = run([nvcc, "-std=c++17", f"-arch={arch}", "-Werror", "all-warnings", "-Xptxas", "-v",
+                    "-Icuda", "-Iref", "-cubin", "-o", out, path])
+        if done.returncode:
+            return None, done.stdout + done.stderr
+        said = done.stderr
     facts, name = {}, None
-    for line in done.stderr.splitlines():
+    for line in said.splitlines():
         m = re.search(r"Compiling entry function '(\w+)'", line)
         if m:
             name = m.group(1)
@@ -125,7 +140,8 @@ def build(nvcc, archs, paths, folder, built):
     """Lines of the report, by architecture; messages of what did not compile."""
     report, errors, figures = {}, [], {a: {} for a in archs}
     with concurrent.futures.ThreadPoolExecutor(int(os.environ.get("JOBS", "2"))) as pool:
-        jobs = [(a, p, pool.submit(compile_one, nvcc, a, p, folder)) for a in archs for p in paths]
+        jobs = [(a, p, pool.submit(compile_one, nvcc, a, p, folder, built))
+                for a in archs for p in paths]
         for arch, path, job in jobs:
             cubin, facts = job.result()
             if cubin:
