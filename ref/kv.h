@@ -761,8 +761,9 @@ typedef enum { KV_STAGE_LARGEST, KV_STAGE_AT, KV_STAGE_EACH, KV_STAGE_JOIN,
     kv_keep_stage;
 
 #define KV_LIST_MAX 256 /* positions: and ids: name at most so many */
-/* What kvsink:best stands for: of the rules over stages and layers, the one of
- * lowest divergence on the texts of chapters/06-kvsink/choose.sweep. Ours. */
+/* What kvsink:best stands for: a rule over stages and layers, chosen for low
+ * divergence at few rows on the texts of chapters/06-kvsink/choose.sweep.
+ * Ours. */
 #define KV_KEEP_BEST "kvsink:auto@union/all"
 
 //@ keep-rule: Chapter 5: write such a choice as a short text
@@ -831,7 +832,7 @@ int kv_random_positions(int *position, uint64_t seed, int T, int K);
  * the layers minus M times their (population) standard deviation: attention
  * that all layers agree on. L >= 1. The set: the 5 largest, all if T < 5,
  * ascending; compared exactly, lower positions first. Returns how many.
- * Source: some summaries of KVSink (SPEC 0.7); not in the paper. */
+ * Source: some summaries of KVSink; not in the paper. */
 #define KV_CRITERION_TOKENS 5
 double kv_criterion(const double *a, int L, int T, int t, double M);
 int kv_criterion_tokens(int *position, const double *a, int L, int T,

@@ -109,7 +109,7 @@ typedef struct {
     int sun_layer, sun_channel, sun_prompts;
 } tm_calibration;
 
-/* prompt [n] of length [n] tokens each. Rules: CONTRACT 5. Magnitudes are rounded to 9
+/* prompt [n] of length [n] tokens each. Magnitudes are rounded to 9
  * significant digits, so that the profile in memory is the one in the file. */
 int tm_calibrate(tm_calibration *c, const tm_engine *e, const int *const *prompt,
                  const int *length, int n, tm_progress *progress, void *self, kv_error *err);

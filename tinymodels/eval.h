@@ -1,7 +1,7 @@
 /* Evaluation: what a cache format costs, and what it does to a model's predictions.
  *
  * The same windows of tokens are run twice, once with 16-bit keys and values and once with the
- * format and keep rule in question, and the predictions are compared (CONTRACT 6):
+ * format and keep rule in question, and the predictions are compared:
  *
  *   ppl, ppl16   exp of the mean of -ln p(next token) over all scored predictions
  *   kl           mean over scored predictions of sum p16 ln(p16 / p), in nats

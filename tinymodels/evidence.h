@@ -1,6 +1,6 @@
 /* Evidence: what a keep rule wants to know about a text, gathered in one pass.
  *
- * Every rule of CONTRACT 4 reads the pass over the same tokens without quantization, each something
+ * Every keep rule reads the pass over the same tokens without quantization, each something
  * else: one channel of the residual at the stages, the largest entries of each layer's input,
  * the attention received, the norms of keys. Whoever runs that pass (eval, a stream's prefill,
  * predict, sweep) does the same three things, whatever the rule:

@@ -1,5 +1,5 @@
 /* Text windows: from a file, joined passages or a conversation to the windows that an evaluation
- * runs on (CONTRACT 6). */
+ * runs on. */
 #ifndef TM_TEXT_WINDOWS_H
 #define TM_TEXT_WINDOWS_H
 
