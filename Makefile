@@ -382,7 +382,7 @@ results: ## measure the README's figures anew (about 20 minutes on two cores)
 	@$(PYTHON) tests/tools/results.py run $(BUILD)
 
 .PHONY: study study-quick
-study: $(BUILD)/kvsink $(experiments) ## all that chapters 1 to 6 quote, measured anew; can be stopped (2 hours on two cores)
+study: $(BUILD)/kvsink $(experiments) ## the study of chapters 1 to 6, what is not stored yet; can be stopped and goes on (takes hours)
 	$(need) study build test fetch text book
 	@sh tests/tools/fetch.sh $(BUILD)/llm
 	@sh tests/tools/texts.sh $(texts) >/dev/null
