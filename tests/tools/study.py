@@ -15,6 +15,7 @@ profile comes from texts that no table reports (tests/tools/texts.sh).
 import csv
 import glob
 import os
+import re
 import subprocess
 import shutil
 import sys
@@ -192,6 +193,12 @@ def sweep_table(build, step):
     return "\n".join(lines) + "\n"
 
 
+def shown(home):
+    """The pictures that a chapter shows: the others stay in BUILD/study."""
+    with open(os.path.join(home, "chapter.md")) as f:
+        return set(re.findall(r"\]\(([\w-]+\.(?:png|svg))\)", f.read()))
+
+
 def collect(build, step):
     chapter = step.split("/")[0]
     home = os.path.join(TOP, "chapters", chapter)
@@ -204,7 +211,7 @@ def collect(build, step):
                 os.makedirs(os.path.join(home, "results"), exist_ok=True)
                 shutil.copy(path, os.path.join(home, "results", name))
                 stored.append(os.path.join(home, "results", name))
-            elif name.endswith((".png", ".svg")):
+            elif name in shown(home):
                 shutil.copy(path, os.path.join(home, name))
     else:
         name = step.split("/")[1]
@@ -218,8 +225,9 @@ def collect(build, step):
         with open(os.path.join(folder, "table.md")) as f:
             whole = "not measured yet" not in f.read()  # half a picture misleads
         for picture in glob.glob(os.path.join(folder, "*.png")):
-            if whole and "kept" not in os.path.basename(picture):  # a page for each rule is too long to print
-                shutil.copy(picture, os.path.join(home, "%s-%s" % (name, os.path.basename(picture))))
+            title = "%s-%s" % (name, os.path.basename(picture))
+            if whole and title in shown(home):
+                shutil.copy(picture, os.path.join(home, title))
     if stored:
         run_command(["sh", "book/build.sh", "stamp"] + [os.path.relpath(p, TOP) for p in stored])
     print("%-40s %d tables stored" % (step, len(stored)), flush=True)
