@@ -132,7 +132,7 @@ void kv_ids_count(int *seen, int *sunk, const int *tokens, const float *h,
     }
 }
 
-//@ ids-learned: List the ids that are sinks more often than not
+//@ ids-learned: List the ids that are sinks at least every second time
 int kv_ids_learned(int *ids, const int *seen, const int *sunk, int vocab)
 {
     int n = 0;
