@@ -5,9 +5,10 @@
 #                                   PDF=no: no PDF even where TeX is installed)
 #   sh book/build.sh stamp FILE...  write into results files the hashes of the sources they name
 #   sh book/build.sh stale FILE...  list results files whose sources have changed since
+#   sh book/build.sh html MODE PAGE one page; the first form calls this for each
 #
 # First one run over all chapters checks everything and leaves the woven book as book.json; then each
-# page is cut out of that, which takes a blink. A book that fails its checks leaves the last one alone.
+# page is cut out of that, several at a time. A book that fails its checks leaves the last one alone.
 set -eu
 
 here=$(dirname "$0")
@@ -31,6 +32,19 @@ stamp | stale)
     mode=$1
     shift
     WEAVE_FILES=$(printf '%s\n' "$@") run "$mode" --from=markdown --to=plain --output=/dev/null /dev/null
+    exit
+    ;;
+html) # MODE PAGE: one page of the woven book, into the folder of the one that is being made
+    mode=$2 input=$work/book.json output=$3
+    [ "$mode" != source ] || input=$work/front.json output=source/$(printf %s "$3" | tr / -).html
+    page=$work/$(basename "$output")
+    WEAVE_PAGE=$3
+    export WEAVE_PAGE
+    run "$mode" --from=json "$input" --to=html5 --mathml --fail-if-warnings --section-divs \
+        --template="$here/template.html" --syntax-definition="$here/cuda.xml" \
+        --output="$page" ${WEAVE_PDF:+--metadata=pdf:"$WEAVE_PDF"}
+    sed -E -f "$here/html.sed" "$page" >"$out.new/$output"
+    rm "$page"
     exit
     ;;
 esac
@@ -64,48 +78,42 @@ while IFS='	' read -r from to; do
     [ -z "$from" ] || cp "$from" "$out.new/$to"
 done <"$work/images"
 
-# ---- paper --------------------------------------------------------------------------------------
+# ---- paper, while the pages are made -------------------------------------------------------------
 
-pdf_link=
-pdf='skipped: lualatex is not installed (Debian: texlive-luatex texlive-latex-recommended lmodern)'
-if [ "${PDF:-}" = no ]; then
-    pdf='skipped: PDF=no'
-elif command -v lualatex >/dev/null 2>&1; then
-    SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || echo 0)
-    export SOURCE_DATE_EPOCH
-    if grep -q '\.svg$' "$work/images" && ! command -v rsvg-convert >/dev/null 2>&1; then
-        pdf='skipped: rsvg-convert is not installed (Debian: librsvg2-bin)'
+paper() { # the PDF, and in $work/pdf what came of it
+    if [ "${PDF:-}" = no ]; then
+        echo 'skipped: PDF=no'
+    elif ! command -v lualatex >/dev/null 2>&1; then
+        echo 'skipped: lualatex is not installed (Debian: texlive-luatex texlive-latex-recommended lmodern)'
+    elif grep -q '\.svg$' "$work/images" && ! command -v rsvg-convert >/dev/null 2>&1; then
+        echo 'skipped: rsvg-convert is not installed (Debian: librsvg2-bin)'
+    elif WEAVE_PAPER=1 run single --from=json "$work/book.json" --pdf-engine=lualatex \
+        --resource-path="$out.new" --syntax-definition="$here/cuda.xml" --toc \
+        --variable=documentclass:report --variable=papersize:a4 --variable=fontsize:10pt \
+        --variable=geometry:margin=24mm --include-in-header="$here/book.tex" \
+        --output="$out.new/book.pdf" >"$work/pdf.log" 2>&1; then
+        echo "$out/book.pdf"
     else
-        if WEAVE_PAPER=1 run single --from=json "$work/book.json" --pdf-engine=lualatex \
-            --resource-path="$out.new" --syntax-definition="$here/cuda.xml" --toc \
-            --variable=documentclass:report --variable=papersize:a4 --variable=fontsize:10pt \
-            --variable=geometry:margin=24mm --include-in-header="$here/book.tex" \
-            --output="$out.new/book.pdf" >"$work/pdf.log" 2>&1; then
-            pdf=$out/book.pdf pdf_link=book.pdf
-        else
-            pdf="not made: lualatex failed, see $work/pdf.log"
-        fi
+        echo "not made: lualatex failed, see $work/pdf.log"
     fi
-fi
+}
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || echo 0)
+export SOURCE_DATE_EPOCH
+paper >"$work/pdf" &
 
 # ---- pages --------------------------------------------------------------------------------------
 
-html() { # MODE FILE: one page of HTML
-    # shellcheck disable=SC2086
-    run "$1" --from=json "$work/book.json" --to=html5 --mathml --fail-if-warnings --section-divs \
-        --template="$here/template.html" --syntax-definition="$here/cuda.xml" \
-        --output="$out.new/$2" ${pdf_link:+--metadata=pdf:"$pdf_link"}
-    sed -E -f "$here/html.sed" "$out.new/$2" >"$work/page.html"
-    mv "$work/page.html" "$out.new/$2"
-}
-html index index.html
-html single single.html
-for page in $(cat "$work/pages") references.html; do
-    WEAVE_PAGE=$page html page "$page"
-done
-for file in $(cat "$work/sources"); do
-    WEAVE_PAGE=$file html source "source/$(printf %s "$file" | tr / -).html"
-done
+# A page of a source file needs only what all pages share.
+run front --from=json "$work/book.json" --to=json --output="$work/front.json"
+{
+    echo single single.html
+    for page in $(cat "$work/pages") references.html; do echo page "$page"; done
+    for file in $(cat "$work/sources"); do echo source "$file"; done
+} | xargs -P "$(nproc 2>/dev/null || echo 1)" -n 2 sh "$0" html
+wait
+pdf=$(cat "$work/pdf")
+[ "$pdf" != "$out/book.pdf" ] || export WEAVE_PDF=book.pdf
+sh "$0" html index index.html
 
 rm -rf "$out"
 mv "$out.new" "$out"

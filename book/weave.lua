@@ -1310,6 +1310,11 @@ local function index_page(doc)
   return pandoc.Pandoc({ pandoc.Div(all, pandoc.Attr("", { "contents" })) }, meta)
 end
 
+-- What all pages share: the book without its chapters.
+local function front_matter(doc)
+  return pandoc.Pandoc({}, doc.meta)
+end
+
 -- ---- source files as pages ------------------------------------------------------------------------
 
 local function source_file_page(doc)
@@ -1373,6 +1378,6 @@ local function list_stale()
   stop_if_complaints()
 end
 
-local MODES = { weave = weave, page = one_page, single = single_page, index = index_page,
+local MODES = { weave = weave, page = one_page, single = single_page, index = index_page, front = front_matter,
                 source = source_file_page, stamp = stamp, stale = list_stale }
 return { { Pandoc = MODES[MODE] } }
