@@ -63,6 +63,8 @@ SCRIPTS = {"03-quantizers/groups": "chapters/03-quantizers/groups.py",
 SOURCES = ["ref/attention.c", "ref/half.c", "ref/quantize.c", "ref/keep.c", "ref/kvsink.c", "ref/softmax.c",
            "ref/transformer.c", "tinymodels/base.c", "tinymodels/eval.c", "tinymodels/evidence.c",
            "tinymodels/memory.c"]
+ALSO = {"04-packed-cache/streams": ["ref/cache.c", "ref/cache_setup.c", "ref/cache_read.c", "ref/kivi.c",
+                                    "tinymodels/promote.c"]}
 
 
 def spec_path(step):
@@ -183,7 +185,7 @@ def sweep_table(build, step):
     lines += ["# text: %s" % os.path.basename(t) for t in texts]
     lines.append("# commit: " + ", ".join(sorted({r["commit"] for r in rows if r["commit"]})))
     lines.append("# comparisons: %d" % sum(1 for r in rows if r["kl_low"]))
-    lines += ["# depends: " + s for s in SOURCES + [spec_path(step)] if os.path.exists(os.path.join(TOP, s))]
+    lines += ["# depends: " + s for s in SOURCES + ALSO.get(step, []) + [spec_path(step)] if os.path.exists(os.path.join(TOP, s))]
     lines.append("\t".join(["row"] + [title for title, _ in COLUMNS]))
     for r in rows:
         if not r["kl"]:
