@@ -1,5 +1,4 @@
-/* Half-way cases go away from zero, as roundf has it.
- */
+/* Half-way cases go away from zero, as roundf has it. */
 #include <math.h>
 
 #include "kv.h"
