@@ -162,7 +162,7 @@ CXX := g++
 endif
 NVCC     ?= $(firstword $(wildcard /usr/local/cuda/bin/nvcc) nvcc)
 sim_cxx  = $(CXX) -std=c++17 -O2 -gdwarf-4 -fPIC $(WARN) -Wno-unknown-pragmas -MMD -MP -ffp-contract=off
-sim_lib  = $(patsubst %,$(BUILD)/cuda/sim/%.o,fiber race memory sched count report)
+sim_lib  = $(patsubst %,$(BUILD)/cuda/sim/%.o,fiber race memory global sched fault count report)
 sim_tool = $(patsubst %,$(BUILD)/cuda/sim/%.o,cusim lower)
 
 $(BUILD)/cuda/sim/%.o: cuda/sim/%.cpp $(BUILD)/cuda/flags

@@ -239,6 +239,17 @@ KV_DEVICE void __threadfence() { sim::fence(); }
 KV_DEVICE void __threadfence_block() {}
 KV_DEVICE void __threadfence_system() { sim::fence(); }
 
+//@ all-equal: Tell whether all agree, and who is there
+template <class T>
+KV_DEVICE unsigned __match_all_sync(unsigned mask, T v, int *all) {
+    *all = __match_any_sync(mask, v) == mask;
+    return *all ? mask : 0;
+}
+/* Lanes at the same place of the program count as together. */
+KV_DEVICE unsigned __activemask() {
+    return unsigned(sim::warp(sim::ACTIVE, 0xffffffffu, 0, 0, 32));
+}
+
 //@ atomics: Make the atomics for each type of number
 #define KV_ATOMIC(name, op, T, number, U) \
     KV_DEVICE T name(T *p, T v) { \
@@ -321,7 +332,11 @@ KV_DEVICE int __popcll(unsigned long long v) {
     return __builtin_popcountll(v);
 }
 KV_DEVICE int __ffs(int v) { return __builtin_ffs(v); }
+KV_DEVICE int __ffsll(long long v) { return __builtin_ffsll(v); }
 KV_DEVICE int __clz(int v) { return v ? __builtin_clz(unsigned(v)) : 32; }
+KV_DEVICE int __clzll(long long v) {
+    return v ? __builtin_clzll((unsigned long long)v) : 64;
+}
 KV_DEVICE unsigned __brev(unsigned v) {
     unsigned r = 0;
     for (int i = 0; i < 32; i++)
@@ -401,7 +416,7 @@ KV_DEVICE float __saturatef(float x) {
     return !(x > 0) ? 0.0f : x > 1 ? 1.0f : x;
 }
 
-//@ choices: Take the smaller, the larger, and load past a cache
+//@ choices: Take the smaller and the larger
 #define KV_CHOICES(T) \
     KV_DEVICE T min(T a, T b) { return b < a ? b : a; } \
     KV_DEVICE T max(T a, T b) { return a < b ? b : a; }
@@ -413,8 +428,26 @@ KV_CHOICES(long long)
 KV_CHOICES(unsigned long long)
 KV_DEVICE float min(float a, float b) { return fminf(a, b); }
 KV_DEVICE float max(float a, float b) { return fmaxf(a, b); }
+using std::isfinite;
+using std::isinf;
+using std::isnan;
 KV_DEVICE double min(double a, double b) { return fmin(a, b); }
 KV_DEVICE double max(double a, double b) { return fmax(a, b); }
+
+//@ mixed-choices: Choose between integers of two types, and load past a cache
+template <class A, class B>
+using kv_mixed = std::enable_if_t<std::is_integral_v<A> &&
+                                      std::is_integral_v<B> &&
+                                      !std::is_same_v<A, B>,
+                                  std::common_type_t<A, B>>;
+template <class A, class B> KV_DEVICE kv_mixed<A, B> min(A a, B b) {
+    typedef kv_mixed<A, B> T;
+    return T(b) < T(a) ? T(b) : T(a);
+}
+template <class A, class B> KV_DEVICE kv_mixed<A, B> max(A a, B b) {
+    typedef kv_mixed<A, B> T;
+    return T(a) < T(b) ? T(b) : T(a);
+}
 
 template <class T> KV_DEVICE T __ldg(const T *p) { return *p; }
 template <class T> KV_DEVICE T __ldcg(const T *p) { return *p; }
@@ -545,6 +578,9 @@ KV_PAIRWISE(__hsub2, __hsub)
 KV_PAIRWISE(__hmul2, __hmul)
 KV_PAIRWISE(__hadd2_rn, __hadd)
 KV_PAIRWISE(__hmul2_rn, __hmul)
+KV_PAIRWISE(operator+, __hadd)
+KV_PAIRWISE(operator-, __hsub)
+KV_PAIRWISE(operator*, __hmul)
 template <class S> KV_DEVICE S kv_smaller(S a, S b) {
     return a != a || b < a ? b : a;
 }
@@ -681,23 +717,19 @@ inline cudaError_t cudaFree(void *p) {
 }
 inline cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes,
                               cudaMemcpyKind) {
-    sim::copy(to, from, bytes);
-    return cudaSuccess;
+    return sim::copy(to, from, bytes) ? cudaSuccess : cudaErrorInvalidValue;
 }
 //@ host-copies: Stand in for copies on streams
 inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes,
                                    cudaMemcpyKind, cudaStream_t = nullptr) {
-    sim::copy(to, from, bytes);
-    return cudaSuccess;
+    return sim::copy(to, from, bytes) ? cudaSuccess : cudaErrorInvalidValue;
 }
 inline cudaError_t cudaMemset(void *p, int byte, size_t bytes) {
-    sim::fill(p, byte, bytes);
-    return cudaSuccess;
+    return sim::fill(p, byte, bytes) ? cudaSuccess : cudaErrorInvalidValue;
 }
 inline cudaError_t cudaMemsetAsync(void *p, int byte, size_t bytes,
                                    cudaStream_t = nullptr) {
-    sim::fill(p, byte, bytes);
-    return cudaSuccess;
+    return sim::fill(p, byte, bytes) ? cudaSuccess : cudaErrorInvalidValue;
 }
 
 //@ host-errors: Report a refused launch as the runtime does
@@ -715,9 +747,15 @@ inline const char *cudaGetErrorString(cudaError_t e) {
 }
 inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+//@ symbols: Copy to and from the variables of a file
 template <class S>
 cudaError_t cudaMemcpyToSymbol(S &symbol, const void *from, size_t bytes) {
     memcpy(static_cast<void *>(&symbol), from, bytes);
+    return cudaSuccess;
+}
+template <class S>
+cudaError_t cudaMemcpyFromSymbol(void *to, const S &symbol, size_t bytes) {
+    memcpy(to, &symbol, bytes);
     return cudaSuccess;
 }
 template <class K>

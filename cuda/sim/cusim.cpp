@@ -23,7 +23,8 @@
  * A file with a main function of its own and no such line is run as it is.
  *
  * $CUSIM_CXX names another g++. Exit status: 0 nothing found, 1 findings, 2
- * the file cannot be run. */
+ * the file cannot be run, or a launch or copy was refused, or a thread broke
+ * off; a main function of one's own has a status of its own. */
 //@ includes: Include what a command needs
 #include "lower.h"
 
@@ -32,6 +33,7 @@
 #include <fstream>
 #include <iostream>
 #include <sstream>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -46,17 +48,20 @@
  * sanitizer's library is not linked: its callbacks are in memory.cpp. */
 static const char *flags =
     " -std=c++17 -O1 -gdwarf-4 -fno-tree-vectorize -fno-tree-sra"
-    " -ffp-contract=off -fsanitize=thread"
+    " -ffp-contract=off -fsanitize=thread -fsanitize=bounds"
+    " -fstack-clash-protection"
     " --param=tsan-instrument-func-entry-exit=0"
     " -I'" CUSIM_HOME "/cuda' -I'" CUSIM_HOME "/ref' -include kv.cuh ";
 
 //@ files: Read and write files
 static bool read_file(const std::string &path, std::string &text) {
+    struct stat about;
     std::ifstream in(path);
     std::stringstream all;
     all << in.rdbuf();
     text = all.str();
-    return bool(in);
+    return in.is_open() && !stat(path.c_str(), &about) &&
+           !S_ISDIR(about.st_mode);
 }
 
 static int failed(const std::string &why) {
@@ -117,13 +122,17 @@ static std::string complete(const sim::Lowered &l, const std::string &file,
     std::string beside = file.substr(0, file.rfind('.')) + ".sim", text, line;
     if (lines.empty() && l.has_main)
         return own_main;
+    if (l.has_main)
+        error = "launch lines and a main function: which of them is to run?";
     if (lines.empty() && read_file(beside, text)) {
         std::stringstream all(text);
         while (std::getline(all, line))
             lines.push_back(line.compare(0, 6, "//sim ") ? line
                                                          : line.substr(6));
     }
-    std::string out = sim::driver(l, lines, error);
+    std::string out;
+    if (error.empty())
+        out = sim::driver(l, lines, error);
     if (!error.empty())
         error = file + ": " + error +
                 "; write //sim launch KERNEL grid=N block=N "
@@ -164,6 +173,9 @@ static int compile_and_run(const Options &o, const std::string &program,
     else {
         setenv("CUSIM", o.run.c_str(), 1);
         code = status_of(system((quoted(exe) + o.run).c_str()));
+        if (code > 128) /* so the shell says that it was a signal */
+            code = failed(o.file + " ended with signal " +
+                          std::to_string(code - 128));
     }
     for (const char *end : {".cpp", ".o", ""})
         unlink((exe + end).c_str());

@@ -17,6 +17,8 @@
 
 namespace sim {
 
+static size_t skip(const std::string &s, size_t i);
+
 //@ words: Cut words and bracketed pieces
 static bool in_word(char c) {
     return isalnum((unsigned char)c) || c == '_';
@@ -78,18 +80,28 @@ static bool drop_word(std::string &s, const std::string &word) {
     return false;
 }
 
-/* The qualifiers that stand before __shared__ have been written already. */
-static std::string take_back(std::string &out) {
+//@ take-back: Take back what was written too soon
+/* The qualifiers that stand before __shared__; of a declaration that names its
+ * type there, as in "float __shared__ x[32];", all that stands before. */
+static std::string take_back(std::string &out, bool type_too) {
     std::string taken;
+    if (type_too) {
+        size_t from = out.find_last_of(";{}\n") + 1;
+        taken = out.substr(from);
+        out.erase(from);
+        return taken;
+    }
     for (;;) {
         std::string t = trim(out), w = last_word(t);
-        if (t.empty() || !in_word(t.back()) ||
-            (w != "extern" && w != "static" && w != "volatile" &&
-             w != "const"))
+        if (!t.empty() && t.back() == ')' &&
+            last_word(t.substr(0, t.rfind('('))) == "alignas")
+            w = out.substr(out.rfind("alignas"));
+        else if (t.empty() || !in_word(t.back()) ||
+                 (w != "extern" && w != "static" && w != "volatile" &&
+                  w != "const"))
             return taken;
-        size_t keep = out.rfind(w);
         taken += w + " ";
-        out.erase(keep, w.size());
+        out.erase(out.rfind(w), w.size());
     }
 }
 
@@ -103,18 +115,42 @@ static std::string shared_array(const std::string &type,
     return "typedef " + type + " " + t + dims + "; static char " + key +
            "; " + t + " &" + name + " = *static_cast<" + t +
            " *>(::sim::shared(&" + key + ", \"" + name + "\", sizeof(" + t +
-           "), sizeof(" + type + ")));";
+           "), sizeof(std::remove_all_extents_t<" + t + ">)));";
 }
 
 //@ shared-forms: Take a declaration apart
+/* Where the first of `what` stands that is in no bracket, or npos. */
+static size_t find_outside(const std::string &s, char what, size_t i = 0) {
+    int depth = 0;
+    for (; i < s.size(); i++) {
+        if (s[i] == what && depth == 0)
+            return i;
+        depth += strchr("([{", s[i]) ? 1 : strchr(")]}", s[i]) ? -1 : 0;
+    }
+    return std::string::npos;
+}
+
+/* Without comments, on one line. */
+static std::string flat(const std::string &s) {
+    std::string out;
+    for (size_t i = 0; i < s.size(); i++) {
+        if (s[i] == '/' && skip(s, i) > i)
+            i = skip(s, i) - 1;
+        else
+            out += s[i] == '\n' ? ' ' : s[i];
+    }
+    return out;
+}
+
+//@ shared-declaration: And put it together anew
 static std::string shared(std::string text, std::string before) {
-    std::string all = before + text, type, out;
+    std::string all = flat(before + text), type, out;
     bool dynamic = drop_word(all, "extern");
     drop_word(all, "static");
     while (drop_word(all, "__align__") || drop_word(all, "alignas"))
         ;
     for (const std::string &part : split(all, ',')) {
-        size_t at = part.find('[');
+        size_t at = find_outside(part, '[');
         std::string head = part.substr(0, at);
         std::string dims = at == std::string::npos ? "" : part.substr(at);
         std::string name = last_word(head);
@@ -127,7 +163,7 @@ static std::string shared(std::string text, std::string before) {
         else
             out += shared_array(type, name, dims);
     }
-    for (char c : text)
+    for (char c : before + text)
         if (c == '\n')
             out += c;
     return out;
@@ -221,14 +257,18 @@ static size_t lower_word(Lowered &l, const std::string &s, size_t i,
     if (word == "__global__")
         note_kernel(l, s, end);
     l.has_main |= word == "main";
+    if (word == "__noinline__") /* system headers have their own use of it */
+        word = "__attribute__((noinline))";
     if (word != "__shared__" || end >= s.size() ||
         !isspace((unsigned char)s[end])) {
         l.text += word;
         return end;
     }
-    size_t stop = std::min(s.find(';', end), s.size() - 1);
-    std::string before = take_back(l.text);
-    std::string made = shared(s.substr(end, stop - end), before);
+    size_t stop = std::min(find_outside(s, ';', end), s.size() - 1);
+    std::string rest = s.substr(end, stop - end);
+    bool bare = trim(rest.substr(0, rest.find_first_of("[,;"))) ==
+                last_word(rest.substr(0, rest.find_first_of("[,;")));
+    std::string made = shared(rest, take_back(l.text, bare));
     if (made.find(" = ") == std::string::npos)
         l.error = file + ": a __shared__ declaration that cusim cannot read";
     l.text += made;
@@ -274,16 +314,32 @@ Lowered lower(const std::string &s, const std::string &file) {
     return l;
 }
 
-//@ argument: Turn "x:float[1000]=random" into an array
+//@ content: Check what an array is to hold
 struct Names {
     std::map<std::string, std::string> array; /* what it is called by now */
     int number;                               /* of the launch */
     std::string before, error;
 };
 
+/* A content that is none of the words must be a number. */
+static bool good_content(const std::string &how) {
+    char *end;
+    strtod(how.c_str(), &end);
+    return how.empty() || how == "zero" || how == "index" ||
+           how == "random" || (end != how.c_str() && !*end);
+}
+
+//@ new-array: Make the array
 static std::string new_array(const std::string &name, const std::string &type,
                              const std::string &how, Names &n) {
     size_t bracket = type.find('['), end = type.rfind(']');
+    if (end == std::string::npos || end < bracket)
+        n.error = "\"" + name + ":" + type + "\" has no ]";
+    else if (!good_content(how))
+        n.error = "\"" + name + "\" is filled with \"" + how +
+                  "\": expected zero, index, random, a number or nothing";
+    if (!n.error.empty())
+        return "";
     std::string variable = name + "_" + std::to_string(n.number);
     n.before += "        auto *" + variable + " = sim::array<" +
                 type.substr(0, bracket) + ">(\"" + name + "\", " +
@@ -312,15 +368,38 @@ static std::string argument(const std::string &text, Names &n) {
     return "static_cast<" + type + ">(" + value + ")";
 }
 
-//@ launch-words: Take a launch line apart
+//@ launch-sizes: Check the sizes of a launch line
 struct Words {
     std::string kernel, grid, block, smem, args;
 };
+
+/* One to three numbers, or words that the compiler is to know. */
+static void check_size(const std::string &word, std::string &error) {
+    std::string value = word.substr(word.find('=') + 1);
+    std::vector<std::string> parts = split(value, ',');
+    for (const std::string &part : parts)
+        if (trim(part).empty() || part[0] == '-')
+            error = "\"" + word + "\": expected numbers from 1 on";
+    if (parts.size() > 3)
+        error = "\"" + word + "\": expected one to three numbers";
+}
+
+//@ launch-word: Read a launch line word by word
+/* The type of the last argument goes on: "x:unsigned" before "char[9]". */
+static bool unfinished(const std::string &args) {
+    size_t comma = args.rfind(',') + 1;
+    return !args.empty() &&
+           (comma == args.size() ||
+            (args.find(':', comma) != std::string::npos &&
+             args.find_first_of("=[", comma) == std::string::npos));
+}
 
 static Words words_of(const std::string &line, std::string &error) {
     Words w = {"", "1", "32", "0", ""};
     for (const std::string &raw : split(line, ' ')) {
         std::string word = trim(raw);
+        if (!word.compare(0, 5, "grid=") || !word.compare(0, 6, "block="))
+            check_size(word, error);
         if (!word.compare(0, 5, "grid="))
             w.grid = word.substr(5);
         else if (!word.compare(0, 6, "block="))
@@ -329,6 +408,8 @@ static Words words_of(const std::string &line, std::string &error) {
             w.smem = word.substr(5);
         else if (!word.compare(0, 5, "args="))
             w.args = word.substr(5);
+        else if (unfinished(w.args))
+            w.args += " " + word;
         else if (w.kernel.empty())
             w.kernel = word;
         else if (!word.empty())
@@ -337,11 +418,37 @@ static Words words_of(const std::string &line, std::string &error) {
     return w;
 }
 
+//@ fits: See whether the file has such a kernel, with so many parameters
+/* A kernel that came with an #include is the compiler's to judge, and so is a
+ * parameter with a default value, of which we have noted that as the name. */
+static void check_fits(const Lowered &l, const std::string &kernel,
+                       size_t given, std::string &error) {
+    auto p = l.parameters.find(kernel);
+    std::string all;
+    for (const auto &item : l.parameters)
+        all += " " + item.first;
+    if (p == l.parameters.end() && l.text.find("#include \"") > l.text.size())
+        error = "no kernel \"" + kernel + "\"; the file has" +
+                (all.empty() ? " none" : all);
+    if (p == l.parameters.end())
+        return;
+    size_t needed = 0, most = 0;
+    for (const std::string &name : split(p->second, ',')) {
+        most += !name.empty();
+        needed += !name.empty() && !isdigit((unsigned char)name[0]);
+    }
+    if (given < needed || given > most)
+        error = kernel + " has " + std::to_string(most) + " parameters (" +
+                p->second + ") and is given " + std::to_string(given);
+}
+
 //@ one-launch: Turn a launch line into a launch
 static std::string one_launch(const Lowered &l, const std::string &line,
                               Names &n) {
     Words w = words_of(line, n.error);
-    std::string list, call;
+    std::string list, call, bare = last_word(w.kernel.substr(
+                                      0, w.kernel.find('<')));
+    size_t given = 0;
     n.before = "";
     for (const std::string &part : split(w.args, ',')) {
         std::string text = trim(part);
@@ -349,9 +456,11 @@ static std::string one_launch(const Lowered &l, const std::string &line,
             continue;
         call += (call.empty() ? "" : ", ") + argument(text, n);
         list += (list.empty() ? "" : ",") + text.substr(0, text.find(':'));
+        given++;
     }
+    if (n.error.empty())
+        check_fits(l, bare, given, n.error);
     Lowered named = l;
-    std::string bare = w.kernel.substr(0, w.kernel.find('<'));
     if (!named.parameters.count(bare))
         named.parameters[bare] = list;
     n.number++;

@@ -89,6 +89,12 @@ static void mark(Array &a, size_t offset, size_t bytes, uint8_t known) {
         cell_at(a, i)->initialised = known;
 }
 
+/* A variable of the program: all of it holds something from the start. */
+void know_all(Array &a) {
+    new_cells(a);
+    mark(a, 0, a.bytes, 1);
+}
+
 //@ allocate: Make an array of the device
 void *allocate(size_t bytes, const char *label) {
     start();
@@ -137,24 +143,43 @@ static Array *whole(const void *p, size_t bytes, size_t *offset) {
     return a && !a->freed && *offset + bytes <= a->bytes ? a : nullptr;
 }
 
-void copy(void *to, const void *from, size_t bytes) {
+static bool on_device(const void *p) {
+    const char *c = static_cast<const char *>(p);
+    return heap && c >= heap && c < heap + heap_pages * page;
+}
+
+bool copy(void *to, const void *from, size_t bytes) {
     size_t at, source;
     Array *a = whole(to, bytes, &at), *b = whole(from, bytes, &source);
+    if (!bytes)
+        return true;
+    if ((!a && on_device(to)) || (!b && on_device(from))) {
+        refused("cudaMemcpy", "more bytes than the array has, or freed");
+        return false;
+    }
     memmove(to, from, bytes);
     if (!a)
-        return;
+        return true;
     mark(*a, at, bytes, 1);
     for (size_t i = 0; b && i < bytes; i += a->grain)
         cell_at(*a, at + i)->initialised =
             cell_at(*b, source + i)->initialised;
+    return true;
 }
 
-void fill(void *to, int byte, size_t bytes) {
+//@ fill: Fill an array from the host
+bool fill(void *to, int byte, size_t bytes) {
     size_t at;
     Array *a = whole(to, bytes, &at);
+    if (!bytes)
+        return true;
+    if (!a) {
+        refused("cudaMemset", "more bytes than the array has, or freed");
+        return false;
+    }
     memset(to, byte, bytes);
-    if (a)
-        mark(*a, at, bytes, 1);
+    mark(*a, at, bytes, 1);
+    return true;
 }
 
 //@ names: Name arrays after parameters
@@ -254,8 +279,8 @@ Array *array_of(const void *p) {
 }
 
 //@ harmless: Tell addresses that are nobody's business
-/* The loaded program's own pages hold its constants, __device__ variables and
- * threadIdx. */
+/* The loaded program's own pages hold its constants, and threadIdx; its
+ * variables are looked up in global.cpp. */
 struct Range {
     const char *from, *to;
 };
@@ -322,13 +347,28 @@ static void check_aligned(const void *p, size_t bytes, uint32_t site,
         give_up("a misaligned access");
 }
 
+//@ known: Ask whether somebody has written what is read
+/* A struct that is copied whole may have gaps that nobody writes; of an access
+ * that can only be such a copy, some bytes must be known. */
+static bool is_known(const Array &a, size_t offset, size_t bytes) {
+    if (bytes <= 16 && (bytes & (bytes - 1)) == 0)
+        return false;
+    for (size_t i = offset; i < offset + bytes; i += a.grain)
+        if (cell_at(a, i)->initialised)
+            return true;
+    return false;
+}
+
 //@ access: Judge one access
 void access(const void *p, size_t bytes, Access kind, uint32_t site) {
     bool wrote = kind != READ && kind != COPY_FROM;
     Array *a = array_of(p);
-    if (!a && kind != COPY_TO && harmless(p))
-        return;
-    if (kind != ARRIVE && a && !a->freed) {
+    if (!a && kind != COPY_TO && harmless(p)) {
+        a = variable_at(p, bytes);
+        if (!a)
+            return;
+    }
+    if (kind != ARRIVE && a && !a->freed && !a->constant) {
         bool read = kind == READ || kind == COPY_FROM;
         count_access(site, kind == ATOMIC ? ATOMIC_USE : read ? LOAD : STORE,
                      p, bytes, *a);
@@ -340,6 +380,7 @@ void access(const void *p, size_t bytes, Access kind, uint32_t site) {
     if (a->grain > 1 && (offset % a->grain || bytes % a->grain))
         refine(*a);
     bool reads = kind == READ || kind == COPY_FROM || kind == ATOMIC;
+    reads = reads && !is_known(*a, offset, bytes);
     for (size_t i = offset; i < offset + bytes; i += a->grain) {
         Cell &cell = *cell_at(*a, i);
         bool raced = cell.pending && cell.write.launch == now.number;
@@ -384,21 +425,35 @@ void land(Lane &lane, unsigned groups) {
     lane.copies.resize(left);
 }
 
+//@ host-touches: Notice a host that reads what is not its own
+static void host_touches(const void *from) {
+    const Line &at = line_of(site_of(from));
+    refused((at.file + ":" + std::to_string(at.line)).c_str(),
+            "the host touches memory of the device: use cudaMemcpy");
+}
+
 //@ callback: Take the compiler's word for each access
 /* A thread that has made very many accesses without stopping may be waiting
  * for another: let that one run. */
+static uint64_t accesses; /* of all threads */
+
 static inline void seen(const void *p, size_t bytes, Access kind,
                         const void *from) {
     const char *c = static_cast<const char *>(p);
+    if (!me && on_device(p))
+        host_touches(from);
     if (!me || (c >= me->fiber.stack && c < me->fiber.stack + stack_bytes))
         return;
     if (p >= &threadIdx && p < &threadIdx + 1)
-        return;
+        return; /* asked for most often */
     uint32_t site = site_of(from);
     access(p, bytes, kind, site);
     if (++me->accesses % (1 << 20) == 0)
         let_others(site, 1 << 20);
+    accesses++;
 }
+
+uint64_t progress() { return accesses + turns(); }
 
 } // namespace sim
 

@@ -146,6 +146,8 @@ void check_race(Array &a, Cell &cell, size_t offset, Access kind,
         race(a, offset, site, cell.write, wrote, true);
     else if (!over && !both_atomic)
         race(a, offset, site, cell.write, wrote, true);
+    else if (cell.atomic && !ordered(cell.plain, *me))
+        race(a, offset, site, cell.plain, wrote, true);
     if (!wrote) {
         keep_read(cell, r);
         return;
@@ -154,6 +156,8 @@ void check_race(Array &a, Cell &cell, size_t offset, Access kind,
         if (!ordered(read, *me))
             race(a, offset, site, read, true, false);
     cell.write = r;
+    if (kind != ATOMIC)
+        cell.plain = r;
     cell.atomic = kind == ATOMIC;
     cell.pending = kind == COPY_TO;
     if (kind != COPY_TO)

@@ -139,6 +139,7 @@ struct Finding {
     std::string kernel, array;
     uint32_t site, other_site;
     bool wrote, other_wrote, freed;
+    bool by_type;
     long long index;
     uint3 thread, block, other_thread, other_block;
     uint64_t times;
@@ -181,6 +182,7 @@ void find(Kind kind, uint32_t site, const Array *array, long long index,
         f.kind = kind;
         f.array = array ? array->name : "";
         f.freed = array && array->freed;
+        f.by_type = array && array->by_type;
         f.site = site;
         f.other_site = site2;
         f.wrote = wrote;
@@ -190,6 +192,17 @@ void find(Kind kind, uint32_t site, const Array *array, long long index,
     }
     found[p.first->second].times++;
     found[p.first->second].orders |= 1u << current;
+}
+
+//@ refused: Keep launches and copies that were refused, each once
+static std::vector<std::string> refusals;
+
+bool any_findings() { return !found.empty(); }
+
+void refused(const char *what, const char *why) {
+    std::string text = std::string(what) + ": " + why;
+    if (std::find(refusals.begin(), refusals.end(), text) == refusals.end())
+        refusals.push_back(text);
 }
 
 //@ say: Write a finding as a line
@@ -236,7 +249,7 @@ static void say(const Finding &f) {
     if (f.kind == RACE)
         printf(" (%s) and %s (%s)", did[f.wrote], place(f.other_site).c_str(),
                did[f.other_wrote]);
-    else if (f.kind == OUT_OF_BOUNDS || f.kind == MISALIGNED)
+    else if ((f.kind == OUT_OF_BOUNDS && !f.by_type) || f.kind == MISALIGNED)
         printf(" (%s)", did[f.wrote]);
     printf("  %s  thread %s, block %s", what(f).c_str(), at(f.thread).c_str(),
            at(f.block).c_str());
@@ -308,6 +321,7 @@ void options(int argc, char **argv) {
     }
     if (chosen.empty())
         add_order("all");
+    watch();
 }
 
 //@ environment: Read them from a variable instead
@@ -330,13 +344,32 @@ void options_from_environment() {
 int orders() { return int(chosen.size()); }
 
 void use_order(int i) {
+    if (i)
+        reset_variables();
     counting = i == 0;
     current = i;
     set_order(chosen[size_t(i)].first, chosen[size_t(i)].second);
 }
 
+//@ sift: Leave out what is said twice
+/* Where an access outside of an array was seen, the compiler's word that the
+ * index is wrong adds nothing. */
+static void sift() {
+    std::vector<Finding> kept;
+    for (const Finding &f : found) {
+        bool again = false;
+        for (const Finding &g : found)
+            again |= f.by_type && !g.by_type && g.kind == OUT_OF_BOUNDS &&
+                     same_line(f.site, g.site) && f.kernel == g.kernel;
+        if (!again)
+            kept.push_back(f);
+    }
+    found = kept;
+}
+
 //@ report: Print everything
 int report() {
+    sift();
     if (as_json) {
         printf("{\"kernels\": [\n%s],\n \"findings\": [\n",
                tables(true).c_str());
@@ -344,16 +377,22 @@ int report() {
             say_json(found[i]);
             printf("%s\n", i + 1 < found.size() ? "," : "");
         }
+        printf("], \"refused\": [");
+        for (const std::string &text : refusals)
+            printf("%s\"%s\"", &text == &refusals[0] ? "" : ", ",
+                   text.c_str());
         printf("]}\n");
     } else {
         if (!quiet)
             fputs(tables(false).c_str(), stdout);
         for (const Finding &f : found)
             say(f);
-        if (found.empty())
+        for (const std::string &text : refusals)
+            printf("refused           %s\n", text.c_str());
+        if (found.empty() && refusals.empty())
             printf("nothing to complain about\n");
     }
-    return found.empty() ? 0 : 1;
+    return !found.empty() ? 1 : !refusals.empty() ? 2 : 0;
 }
 
 //@ library: Answer a C program
@@ -375,6 +414,27 @@ void sim_forget(void) {
     known.clear();
     forget_counts();
 }
+}
+
+//@ new-array: Make the array of a launch line
+void cannot(const char *label, const char *why) {
+    fprintf(stderr, "cusim: the array %s %s\n", label, why);
+    exit(2);
+}
+
+void *new_array(const char *label, long long count, size_t element) {
+    void *p = nullptr;
+    if (count >= 0 && count < (1ll << 40) / (long long)element)
+        p = allocate(size_t(count) * element, label);
+    if (!p)
+        cannot(label, count < 0 ? "has a negative length"
+                                : "does not fit: arrays may have 128 GiB");
+    name(p, label, element);
+    return p;
+}
+
+bool is_zero(const char *how) {
+    return !strcmp(how, "zero") || !strcmp(how, "0");
 }
 
 //@ initial: Give arrays their first content

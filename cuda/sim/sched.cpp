@@ -26,7 +26,7 @@ Lane *me;
 Order order = ASCENDING;
 
 static Fiber home; /* the scheduler's own */
-static uint64_t seed = 1, idle;
+static uint64_t seed = 1, idle, turned;
 static const char *error;
 
 //@ orders: Put the numbers below n in the chosen order
@@ -87,7 +87,10 @@ static void thread_main() {
     stop(DONE);
 }
 
+uint64_t turns() { return turned; }
+
 static void go_on(Lane &lane) {
+    turned++;
     me = &lane;
     threadIdx = lane.index;
     blockIdx = lane.block->index;
@@ -164,8 +167,8 @@ static void answer(const Warp &w, unsigned group, int self, unsigned ballot) {
         absent(lane, from);
     else if (lane.op == GATHER && ~group)
         absent(lane, __builtin_ctz(~group));
-    else if (lane.op == BALLOT)
-        lane.result = ballot;
+    else if (lane.op == BALLOT || lane.op == ACTIVE)
+        lane.result = lane.op == BALLOT ? ballot : group;
     else if (lane.op == MATCH) {
         lane.result = 0;
         for (int j = 0; j < w.lanes; j++)
@@ -193,8 +196,8 @@ static void exchange(Warp &w, unsigned group) {
             answer(w, group, i, ballot);
     count_event(op == SYNC ? WARP_BARRIERS
                 : op == GATHER ? MATRICES
-                : op == BALLOT || op == MATCH ? VOTES
-                                              : SHUFFLES);
+                : op == BALLOT || op == MATCH || op == ACTIVE ? VOTES
+                                                              : SHUFFLES);
     if (op == SYNC)
         meet(w, group);
 }
@@ -207,7 +210,10 @@ static unsigned group_of(const Warp &w, const Lane &lane, int *missing) {
     *missing = -1;
     for (int i = 0; i < w.lanes; i++) {
         const Lane &l = w.lane[i];
-        if (l.stop == AT_WARP_OP && l.op == lane.op && l.mask == lane.mask)
+        if (lane.op == ACTIVE)
+            group |= unsigned(l.stop == AT_WARP_OP && l.op == ACTIVE &&
+                              l.site == lane.site) << i;
+        else if (l.stop == AT_WARP_OP && l.op == lane.op && l.mask == lane.mask)
             group |= 1u << i;
         else if ((lane.mask >> i & 1) && l.stop != DONE && *missing < 0)
             *missing = i;
@@ -248,7 +254,7 @@ static int at_barrier(int condition, const void *from) {
 //@ pass-barrier: Open a barrier, and say so if it is divergent
 /* All or none: a thread that has ended, or waits elsewhere, makes it
  * divergent. */
-static bool same_line(uint32_t a, uint32_t b) {
+bool same_line(uint32_t a, uint32_t b) {
     return a == b || (line_of(a).line == line_of(b).line &&
                       line_of(a).file == line_of(b).file);
 }
@@ -378,14 +384,17 @@ static void fly() {
 static const char *impossible(const Config &c) {
     uint64_t threads = uint64_t(c.block.x) * c.block.y * c.block.z;
     uint64_t blocks = uint64_t(c.grid.x) * c.grid.y * c.grid.z;
-    if (!threads || !blocks)
-        return "a launch of no blocks or no threads";
-    if (threads > 1024 || c.block.z > 64)
+    if (c.block.x > 1024 || c.block.y > 1024 || c.block.z > 64 ||
+        threads > 1024)
         return "a block of more than 1024 threads, or 64 in z";
     if (c.grid.x > 0x7fffffff || c.grid.y > 65535 || c.grid.z > 65535)
         return "a grid of more than 2^31-1 by 65535 by 65535 blocks";
+    if (!threads || !blocks)
+        return "a launch of no blocks or no threads";
     if (c.shared > 227 * 1024)
         return "more than 227 KiB of shared memory";
+    if (blocks > 1 << 24)
+        return "more than 2^24 blocks: that would take the simulator for ever";
     return nullptr;
 }
 
@@ -395,6 +404,7 @@ void run(const char *kernel, const char *names, const Config &c, Call call,
     uint32_t number = now.number + 1;
     if (const char *why = impossible(c)) {
         error = why;
+        refused(kernel, why);
         return;
     }
     now = Launch();

@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 
 //@ indices: Tell a thread who it is
 struct uint3 {
@@ -48,7 +49,7 @@ namespace sim {
  * receive one. argument and width are those of the shuffles. */
 enum WarpOp {
     SHUFFLE_INDEX, SHUFFLE_UP, SHUFFLE_DOWN, SHUFFLE_XOR,
-    BALLOT, MATCH, SYNC, GATHER
+    BALLOT, MATCH, SYNC, GATHER, ACTIVE
 };
 uint64_t warp(WarpOp op, unsigned mask, uint64_t value, int argument,
               int width);
@@ -92,8 +93,8 @@ void copy_wait(int pending);
 //@ device: Give the host memory that kernels may use
 void *allocate(size_t bytes, const char *name);
 bool release(void *pointer);
-void copy(void *to, const void *from, size_t bytes);
-void fill(void *to, int byte, size_t bytes);
+bool copy(void *to, const void *from, size_t bytes);
+bool fill(void *to, int byte, size_t bytes);
 void name(const void *pointer, const char *name, size_t element);
 
 /* Nothing since the last call, or why a launch was refused or given up. */
@@ -131,6 +132,12 @@ void run(const char *kernel, const char *names, const Config &c, Call call,
          const Argument *arguments, int count);
 
 //@ launcher: Remember a call until a thread makes it
+/* std::apply, but a wrong argument gives the compiler less to say. */
+template <class F, class T, size_t... I>
+void call(F &f, T &a, std::index_sequence<I...>) {
+    f(std::get<I>(a)...);
+}
+
 template <class F> struct Launcher {
     const char *kernel, *names;
     Config c;
@@ -144,7 +151,7 @@ template <class F> struct Launcher {
         Argument list[sizeof...(A) + 1] = {argument(a)...};
         auto one = [](void *self) {
             Bound *b = static_cast<Bound *>(self);
-            std::apply(b->f, b->a);
+            call(b->f, b->a, std::index_sequence_for<A...>());
         };
         run(kernel, names, c, Call{one, &bound, sizeof bound}, list,
             int(sizeof...(A)));
@@ -168,7 +175,8 @@ void options_from_environment(); /* the words of $CUSIM */
 int orders();
 void use_order(int i);
 
-/* Print what was seen; 1 if there was anything to complain about. */
+/* Print what was seen; 1 if there was anything to complain about, 2 if there
+ * was nothing but launches that no device would take. */
 int report();
 
 //@ library: Let a C program ask as well
@@ -187,8 +195,12 @@ uint64_t sim_sectors(const char *array, int stores);
 }
 
 //@ arrays: Make arrays for a launch line
-/* how: "" (uninitialised), "zero", "index", "random" or a number. */
+/* how: "" (uninitialised), "zero", "index", "random" or a number. What cannot
+ * be made ends the program with a message. */
 double initial(const char *how, size_t i);
+bool is_zero(const char *how);
+void *new_array(const char *label, long long count, size_t element);
+[[noreturn]] void cannot(const char *label, const char *why);
 
 /* What a short vector consists of, and a number of itself. */
 template <class T> auto part(T *v, int) -> decltype(&v->x) { return &v->x; }
@@ -197,16 +209,30 @@ template <class T> auto part(T *v, long) -> decltype(&v->word) {
 }
 template <class T> T *part(T *v, ...) { return v; }
 
-template <class T>
-T *array(const char *label, size_t count, const char *how) {
-    T *device = static_cast<T *>(allocate(count * sizeof(T), label)), value;
-    name(device, label, sizeof(T));
+//@ fill-array: Fill them
+/* Fill an array of numbers or short vectors, or clear one of structs. */
+template <class T> bool fill_array(T *device, size_t count, const char *how) {
+    T value;
     auto *one = part(&value, 0);
-    for (size_t i = 0; *how && i < count; i++) {
-        for (size_t j = 0; j < sizeof(T) / sizeof *one; j++)
-            one[j] = std::remove_reference_t<decltype(*one)>(initial(how, i));
-        copy(device + i, &value, sizeof value);
+    typedef std::remove_reference_t<decltype(*one)> Part;
+    if constexpr (std::is_constructible_v<Part, double>) {
+        for (size_t i = 0; *how && i < count; i++) {
+            for (size_t j = 0; j < sizeof(T) / sizeof *one; j++)
+                one[j] = Part(initial(how, i));
+            copy(device + i, &value, sizeof value);
+        }
+        return true;
     }
+    if (*how)
+        fill(device, 0, count * sizeof(T));
+    return !*how || is_zero(how);
+}
+
+template <class T>
+T *array(const char *label, long long count, const char *how) {
+    T *device = static_cast<T *>(new_array(label, count, sizeof(T)));
+    if (!fill_array(device, size_t(count), how))
+        cannot(label, "is of structs: fill it with zero, or with a kernel");
     return device;
 }
 

@@ -1,8 +1,9 @@
 //@ top: Describe the machine that the simulator keeps
 /* state.h - what the files of the simulator share, and kernels never see.
  *
- * sched.cpp runs the threads, memory.cpp judges each access, race.cpp decides
- * what is ordered, count.cpp counts requests, report.cpp tells. One launch is
+ * sched.cpp runs the threads, memory.cpp judges each access, global.cpp knows
+ * the program's variables, race.cpp decides what is ordered, fault.cpp catches
+ * what is no access, count.cpp counts requests, report.cpp tells. One launch is
  * under way at a time, on one thread of the computer. */
 #ifndef SIM_STATE_H
 #define SIM_STATE_H
@@ -25,10 +26,10 @@ struct Record {
     uint32_t launch, block, thread, epoch, tick, site;
 };
 
-/* What is known about `grain` bytes: the last write, and two reads by threads
- * as far from each other as could be. */
+/* What is known about `grain` bytes: the last write, the last that was not
+ * atomic, and two reads by threads as far from each other as could be. */
 struct Cell {
-    Record write, read[2];
+    Record write, plain, read[2];
     uint8_t initialised;
     uint8_t atomic;  /* the write was one */
     uint8_t pending; /* the write is an asynchronous copy under way */
@@ -43,6 +44,8 @@ struct Array {
     size_t grain; /* bytes to a cell: 4, or 1 after a smaller access */
     Cell *cells;
     bool shared, freed;
+    bool constant;  /* read through a cache that we do not count */
+    bool by_type;   /* only the compiler knows its bounds */
     int label;      /* number of the name, for counting */
 };
 
@@ -126,6 +129,9 @@ extern bool counting; /* requests are counted in the first order only */
 [[noreturn]] void give_up(const char *why);
 void stop(Stop why);
 void let_others(uint32_t site, uint64_t effort);
+void watch();        /* for threads that break off or go round for ever */
+uint64_t progress(); /* grows while they do not */
+uint64_t turns();    /* how often a thread was taken up */
 
 //@ kinds: Name the mistakes
 enum Kind {
@@ -136,6 +142,8 @@ enum Kind {
 /* other: the earlier access of a race, else NULL. site: index of a place. */
 void find(Kind kind, uint32_t site, const Array *array, long long index,
           const Lane *lane, const Record *other, bool wrote, bool other_wrote);
+void refused(const char *what, const char *why); /* a launch, a copy */
+bool any_findings();
 
 //@ places: Turn return addresses into lines
 uint32_t site_of(const void *return_address);
@@ -144,6 +152,7 @@ struct Line {
     int line;
 };
 const Line &line_of(uint32_t site);
+bool same_line(uint32_t a, uint32_t b);
 
 //@ seeing: Judge an access, and know what is ordered
 enum Access { READ, WRITE, ATOMIC, COPY_FROM, COPY_TO, ARRIVE };
@@ -157,6 +166,9 @@ void meet(Warp &w, unsigned mask);
 void publish(const void *address);
 void block_met(Block &b);
 Array *array_of(const void *p);
+Array *variable_at(const void *p, size_t bytes);
+void know_all(Array &a);
+void reset_variables(); /* of the program, to what they held at first */
 void open_window(Block &b);
 void close_window(Block &b);
 void name_arguments(const char *names, const Argument *list, int count);

@@ -79,6 +79,31 @@ def check_file(path):
         check_costs(kernel, lines, [r for k in runs for r in k["requests"]])
 
 
+def check_refused(cusim, line, launch):
+    """What no device would take, and threads that do not come to their end."""
+    for size in ("block=2048", "grid=0", "grid=65536,65535", "grid=1,65536", "smem=999999"):
+        run = cusim(line + size + "\n", "--quiet")
+        verdict(run.returncode == 2 and run.stdout.startswith("refused           k: "), size,
+                run.stdout)
+    kernel = "__global__ void k(int *y, int n) {\n    %s\n}\n"
+    kernel += launch.replace("float", "int") + "0\n"
+    for body, code, word in (
+            ("y[0] = 5 / n;", 2, "k.cu:2: kernel k broke off in thread (0,0,0) of block"),
+            ("volatile int big[40000]; big[n] = 1;", 2, "64 KiB"),
+            ("if (n == 0) __builtin_abort();", 2, "stopped by assert"),
+            ("while (n == 0) ;", 1, "stuck             k.cu:2  waits for ever")):
+        run = cusim(kernel % body, "--order", "ascending", "--quiet")
+        verdict(run.returncode == code and word in run.stdout + run.stderr, body,
+                run.stdout + run.stderr)
+    run = cusim("__device__ int last;\n__global__ void k(int *y) { last = y[threadIdx.x]; }\n"
+                "int main() {\n    int *y, h[64] = {0};\n    cudaMalloc(&y, 128);\n"
+                "    if (cudaMemcpy(y, h, 256, cudaMemcpyHostToDevice) != cudaErrorInvalidValue)\n"
+                "        return 7;\n    cudaMemset(y, 1, 128);\n    k<<<1, 1>>>(y);\n"
+                "    cudaMemcpyFromSymbol(h, last, 4);\n    return h[0] == y[0] ? 0 : 8;\n}\n")
+    verdict(run.returncode == 2 and "refused           cudaMemcpy: more" in run.stdout
+            and "refused           k.cu:11: the host touches" in run.stdout, "copies", run.stdout)
+
+
 def check_text(folder):
     """The form of a finding, the exit status, and what a reader is told when a file is unfit."""
     def cusim(text, *options):
@@ -101,12 +126,26 @@ def check_text(folder):
                 "--order", "ascending")
     verdict(run.returncode == 1 and "stuck             k.cu:4" in run.stdout, "a wait for ever",
             run.stdout)
+    line = kernel + "//sim launch k args=y:float"
     for text, word in ((kernel, "launch"), (kernel + launch + "\n", "n:int"),
                        (kernel + "//sim launch k args=z\n", "earlier"),
                        (kernel + "//sim lunch k\n", "expected"),
-                       ("}" + launch + "1\n", "compiled")):
+                       ("}" + kernel + launch + "1\n", "compiled"),
+                       (kernel + "//sim launch h args=n:int=1\n", "the file has k"),
+                       (line + "[9]\n", "k has 2 parameters (y,n) and is given 1"),
+                       (line + "[9]=rnd,n:int=1\n", "expected zero, index"),
+                       (line + "[9,n:int=1\n", "no ]"),
+                       (line + "[9],n:int=1 grid=-1\n", "grid=-1"),
+                       (line + "[9],n:int=1 grid=1,2,3,4\n", "one to three"),
+                       (line + "[100000000000],n:int=1\n", "does not fit"),
+                       (line + "[-1],n:int=1\n", "negative length"),
+                       (line.replace("y:float", "y:int") + "[9],n:int=1\n", "cannot convert"),
+                       (line + "[9],n:int=1\nint main() {}\n", "which of them")):
         run = cusim(text)
         verdict(run.returncode == 2 and word in run.stderr, "unfit file", repr(run.stderr[-200:]))
+    run = subprocess.run([f"{BUILD}/cusim", folder], capture_output=True, text=True)
+    verdict(run.returncode == 2 and "cannot read" in run.stderr, "a folder", run.stderr)
+    check_refused(cusim, line + "[99],n:int=1 ", launch)
     open(os.path.join(folder, "k.sim"), "w").write("launch k block=32 args=y:float[32],n:int=0\n")
     run = cusim(kernel)
     verdict(run.returncode == 0, "launch lines beside the file", run.stderr)
