@@ -339,6 +339,8 @@ extern "C" int kv_cuda_decode(float *out, const float *q, const kv_pool *pool,
                               int heads, const float *sink,
                               const kv_turn *turn, int splits, void *work,
                               kv_fault *fault, int version, kv_error *err) {
+    if (kv_check_pointer("decode", "pool", pool, alignof(kv_pool), err))
+        return KV_FAIL_USAGE;
     Decode d = {*pool, {}, q, sink, out, static_cast<float *>(work), fault,
              heads, 1};
     Kernel *k = nullptr;

@@ -8,6 +8,8 @@
 //@ refuse-format: Say which formats have a layout
 static int refuse_format(const char *what, const kv_format *f, kv_axis axis,
                          int most, kv_error *err) {
+    if (kv_check_pointer(what, "the format", f, alignof(kv_format), err))
+        return KV_FAIL_USAGE;
     bool bits = f->bits == 2 || f->bits == 3 || f->bits == 4 || f->bits == 8;
     bool group = f->group == 32 || f->group == 64 || f->group == 128;
     if (f->kind == KV_INT && f->axis == axis && bits && group &&
@@ -24,6 +26,8 @@ static int refuse_format(const char *what, const kv_format *f, kv_axis axis,
 extern "C" int kv_tile_init(kv_tile *l, const kv_format *keys,
                             const kv_format *values, int head_size,
                             kv_error *err) {
+    if (kv_check_pointer("tiles", "l", l, alignof(kv_tile), err))
+        return KV_FAIL_USAGE;
     if (head_size != 64 && head_size != 128)
         return kv_refuse(err, KV_FAIL_USAGE, "tiles: the device knows head "
                          "sizes 64 and 128, not %d", head_size);

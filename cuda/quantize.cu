@@ -87,7 +87,8 @@ extern "C" int kv_cuda_quantize(uint8_t *codes, uint16_t *scale, uint16_t *min,
                                 const kv_format *f, kv_shape s, int T,
                                 kv_fault *fault, kv_error *err) {
     const char *what = "quantize";
-    if (check_array(f, s, T, err))
+    if (kv_check_pointer(what, "the format", f, alignof(kv_format), err) ||
+        check_array(f, s, T, err))
         return KV_FAIL_USAGE;
     if (T == 0)
         return KV_OK;

@@ -237,6 +237,9 @@ extern "C" int kv_cuda_softmax(float *p, float *rest, const float *s,
         return KV_FAIL_USAGE;
     if (H == 0 || n == 0)
         return KV_OK;
+    if (kind < KV_SOFTMAX_PLAIN || kind > KV_SOFTMAX_LEARNED)
+        return kv_refuse(err, KV_FAIL_USAGE, "softmax: there is no kind %d",
+                         int(kind));
     if ((kind == KV_SOFTMAX_LEARNED) != (sink != nullptr))
         return kv_refuse(err, KV_FAIL_USAGE, "softmax: sink logits are given "
                          "for the learned kind, and for no other");

@@ -284,3 +284,29 @@ Test(cuda_fuzz, appends_seals_and_decodes, .timeout = 600)
     cr_expect_gt(decoded, 200);
     cuda_quiet();
 }
+
+/* Structs and kinds, which the draws above always get right. */
+Test(cuda_fuzz, structs_that_are_missing)
+{
+    static const kv_format keys = {.bits = 2, .group = 32, .axis = KV_PER_CHANNEL},
+                           values = {.bits = 2, .group = 32, .axis = KV_PER_TOKEN};
+    kv_fault *fault = cuda_fault();
+    kv_error e[8] = {{0}};
+    kv_tile tile;
+    float *x = zeros(4096), host;
+    uint16_t *scale = zeros(4096);
+    uint8_t *codes = zeros(4096);
+    verdict(kv_cuda_softmax(x, NULL, x, NULL, (kv_softmax_kind)3, 1, 2, 2, fault, 0, &e[0]), &e[0],
+            "kind", 0);
+    verdict(kv_cuda_quantize(codes, scale, scale, x, NULL, NULL, (kv_shape){1, 1, 32}, 8, fault, &e[1]),
+            &e[1], "format", 0);
+    verdict(kv_tile_init(NULL, &keys, &values, 64, &e[2]), &e[2], "tile", 0);
+    verdict(kv_tile_init(&tile, NULL, &values, 64, &e[3]), &e[3], "keys", 0);
+    verdict(kv_tile_init(&tile, &keys, NULL, 64, &e[4]), &e[4], "values", 0);
+    verdict(kv_cuda_decode(x, x, NULL, 1, NULL, NULL, 1, x, fault, 0, &e[5]), &e[5], "pool", 0);
+    for (int i = 0; i < 6; i++)
+        cr_expect_eq(e[i].code, KV_FAIL_USAGE, "call %d was not refused", i);
+    cr_expect_eq(kv_cuda_upload(NULL, &host, 4, &e[6]), KV_FAIL_RUN);
+    cr_expect_eq(kv_cuda_download(NULL, x, 4, &e[7]), KV_FAIL_RUN);
+    cuda_quiet();
+}

@@ -153,8 +153,10 @@ bool copy(void *to, const void *from, size_t bytes) {
     Array *a = whole(to, bytes, &at), *b = whole(from, bytes, &source);
     if (!bytes)
         return true;
-    if ((!a && on_device(to)) || (!b && on_device(from))) {
-        refused("cudaMemcpy", "more bytes than the array has, or freed");
+    if (!to || !from || (!a && on_device(to)) || (!b && on_device(from))) {
+        refused("cudaMemcpy", to && from
+                                  ? "more bytes than the array has, or freed"
+                                  : "a null pointer");
         return false;
     }
     memmove(to, from, bytes);
