@@ -275,6 +275,8 @@ cusim-lib: ## build what kvsink generate --backend sim needs
 	$(need) cusim-lib cuda
 	@$(MAKE) -s --no-print-directory $(BUILD)/libkvcuda-sim.so
 gpu-lib: ## build what kvsink generate --backend cuda needs (nvcc)
+	@$(NVCC) --version >/dev/null 2>&1 || { echo "gpu-lib: there is no $(NVCC); install NVIDIA's CUDA toolkit, or" \
+	    "say NVCC=where/it/is; without a GPU: make cusim-lib and --backend sim"; exit 1; }
 	@$(MAKE) -s --no-print-directory $(BUILD)/libkvcuda.so
 gpu-build:
 	@if $(NVCC) --version >/dev/null 2>&1; then sh tests/tools/need.sh gpu-test build test cuda && \

@@ -166,6 +166,14 @@ int main() {
             run.stdout and "y[32]" in run.stdout, "a program of one's own", run.stdout + run.stderr)
 
 
+def check_gpu_lib():
+    """Who wants the library for a GPU and has no nvcc is told what to do."""
+    command = ["make", "-s", "gpu-lib", "NVCC=/no/nvcc"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    verdict(run.returncode != 0 and "make cusim-lib" in run.stdout, "gpu-lib",
+            run.stdout + run.stderr)
+
+
 def check_chapter():
     """The report shown in the book is the report of today."""
     chapter = "chapters/91-simulator"
@@ -202,6 +210,7 @@ def main():
             check_file(path)
         check_text(folder)
         check_chapter()
+        check_gpu_lib()
         check_nvcc(paths, folder)
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
     return failed != 0 or passed == 0

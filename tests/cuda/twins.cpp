@@ -224,6 +224,13 @@ static void integers() {
             wrong += (__brev(a) >> i & 1) != (a >> (31 - i) & 1);
         }
         wrong += __popc(a) != ones || __clz(int(a)) != lead;
+        long long wide = (long long)(uint64_t(a) << 32 | b) >> n << n % 7;
+        int first = 0, top = 64;
+        for (int i = 63; i >= 0; i--) {
+            first = wide >> i & 1 ? i + 1 : first;
+            top = wide >> i & 1 && top == 64 ? 63 - i : top;
+        }
+        wrong += __ffsll(wide) != first || __clzll(wide) != top;
         wrong += __funnelshift_l(a, b, unsigned(n)) !=
                  (n ? b << n | a >> (32 - n) : b);
         wrong += __funnelshift_r(a, b, unsigned(n)) !=
@@ -231,7 +238,11 @@ static void integers() {
         wrong += __umulhi(a, b) != unsigned(uint64_t(a) * b >> 32);
     }
     wrong += __clz(0) != 32 || __ffs(0) != 0 || __ffs(8) != 4;
-    verdict("dp4a, brev, clz, popc, funnelshift, umulhi", wrong, tried);
+    wrong += __clzll(0) != 64 || __ffsll(0) != 0;
+    wrong += min(5u, 7) != 5 || max(5u, 7) != 7 || max(-1, 1u) != ~0u;
+    wrong += min(-1ll, 1u) != -1 || max(3, 4l) != 4;
+    verdict("dp4a, brev, clz, ffs, popc, funnelshift, umulhi, min, max", wrong,
+            tried);
 }
 
 /* ---- floats: double has more than twice the bits and two more, so rounding
