@@ -149,6 +149,20 @@ static int status_of(int status) {
     return 2;
 }
 
+//@ hint: Say what is beyond us, if a file that fails to compile has it
+static std::string hint(const std::string &program) {
+    static const char *beyond[][2] = {
+        {"cooperative_groups", "cooperative groups"},
+        {"asm", "inline PTX: write a twin in C++, as kv.cuh does"},
+        {"thrust", "Thrust"}, {"cub::", "CUB"}, {"curand", "cuRAND"},
+        {"nvcuda", "nvcuda::wmma"}, {"tex2D", "textures"},
+        {"cudaEvent", "events: there is no time to measure"}};
+    for (auto &b : beyond)
+        if (program.find(b[0]) != std::string::npos)
+            return std::string("; the simulator has no ") + b[1];
+    return "";
+}
+
 //@ run: Compile and run in a folder that is removed afterwards
 static int compile_and_run(const Options &o, const std::string &program,
                            bool own) {
@@ -169,7 +183,7 @@ static int compile_and_run(const Options &o, const std::string &program,
                           (own ? " -Wl,--wrap=main" : "");
     int code = status_of(system(command.c_str()));
     if (code)
-        code = failed(o.file + " cannot be compiled");
+        code = failed(o.file + " cannot be compiled" + hint(program));
     else {
         setenv("CUSIM", o.run.c_str(), 1);
         code = status_of(system((quoted(exe) + o.run).c_str()));

@@ -246,14 +246,29 @@ void *dynamic(const char *label, size_t element) {
     return a.base;
 }
 
+/* nvcc takes no more than 48 KiB of arrays with a fixed size, and a device no
+ * more than 227 KiB in all. */
+static void check_room(const Block &b, size_t bytes) {
+    for (size_t i = 1; i < b.arrays.size(); i++)
+        bytes += b.arrays[i].bytes;
+    const char *why = bytes > 48 * 1024
+                          ? "more than 48 KiB of shared arrays of fixed size"
+                      : bytes + now.c.shared > 227 * 1024
+                          ? "more than 227 KiB of shared memory"
+                          : nullptr;
+    if (!why)
+        return;
+    refused(now.kernel, why);
+    give_up(why);
+}
+
 void *shared(const void *key, const char *label, size_t bytes,
              size_t element) {
     Block &b = *me->block;
     auto p = b.known.find(key);
     if (p != b.known.end())
         return b.arrays[size_t(p->second)].base;
-    if (b.window_used + bytes + 2 * gap > window)
-        give_up("more shared memory than any device has");
+    check_room(b, bytes);
     b.known[key] = int(b.arrays.size());
     new_shared(b, label, bytes, element);
     return b.arrays.back().base;

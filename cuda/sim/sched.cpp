@@ -402,7 +402,8 @@ static const char *impossible(const Config &c) {
 void run(const char *kernel, const char *names, const Config &c, Call call,
          const Argument *arguments, int count) {
     uint32_t number = now.number + 1;
-    if (const char *why = impossible(c)) {
+    if (const char *why = me ? "a kernel cannot launch another one here"
+                             : impossible(c)) {
         error = why;
         refused(kernel, why);
         return;

@@ -85,6 +85,10 @@ def check_refused(cusim, line, launch):
         run = cusim(line + size + "\n", "--quiet")
         verdict(run.returncode == 2 and run.stdout.startswith("refused           k: "), size,
                 run.stdout)
+    run = cusim("__global__ void k(int *y, int n) {\n    __shared__ int s[12289];\n"
+                "    s[0] = n;\n    y[0] = s[0];\n}\n"
+                "//sim launch k args=y:int[1],n:int=1 block=1\n")
+    verdict(run.returncode == 2 and "k: more than 48 KiB" in run.stdout, "48 KiB", run.stdout)
     kernel = "__global__ void k(int *y, int n) {\n    %s\n}\n"
     kernel += launch.replace("float", "int") + "0\n"
     for body, code, word in (
@@ -143,6 +147,14 @@ def check_text(folder):
                        (line + "[9],n:int=1\nint main() {}\n", "which of them")):
         run = cusim(text)
         verdict(run.returncode == 2 and word in run.stderr, "unfit file", repr(run.stderr[-200:]))
+    run = cusim("__global__ void k() { cooperative_groups::this_thread_block().sync(); }\n"
+                "//sim launch k\n")
+    verdict(run.returncode == 2 and "simulator has no cooperative groups" in run.stderr, "a hint",
+            run.stderr)
+    run = cusim("__global__ void h() {}\n__global__ void k() { h<<<1, 1>>>(); }\n"
+                "//sim launch k block=1\n", "--quiet")
+    verdict(run.returncode == 2 and "h: a kernel cannot launch" in run.stdout, "a launch within",
+            run.stdout)
     run = subprocess.run([f"{BUILD}/cusim", folder], capture_output=True, text=True)
     verdict(run.returncode == 2 and "cannot read" in run.stderr, "a folder", run.stderr)
     check_refused(cusim, line + "[99],n:int=1 ", launch)
