@@ -662,6 +662,8 @@ local function weave_inline(item)
     claim(item.identifier)
   elseif t == "RawInline" then
     complain_here(item.text, "raw %s: the book comes in several forms", item.format)
+  elseif t == "Code" and item.text:match("^{%s*%a+%s*=") then
+    complain_here(item.text, "these attributes cannot be read; write {name=\"value\"}, no quotes within: %s", item.text)
   elseif t == "Note" then
     item.content = weave_blocks(item.content)
     return item

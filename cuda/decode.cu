@@ -74,9 +74,10 @@ __global__ void join(const __grid_constant__ Decode d) {
 
 //@ k03: Take scales and minima out of the loops, for all heads at once
 /* H of the query heads that share a KV head; for more than registers hold,
- * codes are read again. */
+ * codes are read again. Two blocks a multiprocessor: left to itself the
+ * compiler makes room for more, and spills. */
 template <int D, int H, bool TURNED>
-__global__ void __launch_bounds__(32 * WARPS)
+__global__ void __launch_bounds__(32 * WARPS, 2)
     k03(const __grid_constant__ Decode d) {
     typedef Room<D, H> R;
     __shared__ R room;

@@ -8,8 +8,9 @@
  * and sum q m are worked out once a group. Scales of values belong to tokens:
  * a token's weight takes its scale in, and weights times minima are summed
  * apart. What is left for each code is to unpack it, make it a float and
- * multiply it once for each query head; all heads that share the KV head do so
- * (up to four: registers are not endless), so memory is read once.
+ * multiply it once for each query head. Of the heads that share a KV head, as
+ * many do so together as registers allow: four of 64 channels, two of 128, one
+ * if its keys are turned. For more, memory is read again.
  *
  * A warp takes in a CHUNK at a time, 16 matrices of the tile's layout: 64
  * tokens of 64 channels or 32 of 128. Lane 4r+j has of every 16 tokens
@@ -508,7 +509,8 @@ KV_DEVICE void add_rows(Lane<D, H> &l, Area<D, H> &area, const Rows &rows,
 #pragma unroll 1
     for (int i = 0; i < 4 * Lane<D, H>::MT; i++) { /* one token at a time */
         int m = i / 4, t = 2 * j + i % 2 + i % 4 / 2 * 8;
-        uint32_t valid = which[m / 2] >> m % 2 * 16 & 0xffff;
+        uint32_t half = m < 2 ? which[0] : which[Lane<D, H>::MT / 2 - 1];
+        uint32_t valid = half >> m % 2 * 16 & 0xffff;
         if (!valid)
             continue;
         const uint8_t *row = rows.values + 8 * r +
@@ -574,7 +576,7 @@ KV_DEVICE Which<N> which_tokens(const kv_pool &p, const Sequence &q, int s,
     Which<N> x;
 #pragma unroll
     for (int u = 0; u < N; u++) {
-        x.valid[u] = valid_tokens(p, s, t + 32 * u, 0, q.tokens);
+        x.valid[u] = ~absent_tokens(p, s, t + 32 * u, 0, q.tokens);
         x.key_rows[u] = x.valid[u] & from_bit(q.keys - t - 32 * u);
         x.rows[u] = x.valid[u] & from_bit(q.values - t - 32 * u);
         x.codes[u] = x.valid[u] & ~x.rows[u];

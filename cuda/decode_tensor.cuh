@@ -21,6 +21,8 @@ KV_BOTH constexpr int top_shift(int bits) {
     return bits == 3 ? 0 : 8 - bits;
 }
 
+constexpr uint32_t half_ones = 0x3c003c00u;
+
 /* 2^n twice, n from 0 to 15. */
 KV_BOTH constexpr uint32_t half_power(int n) {
     return uint32_t(n + 15) << 10 | uint32_t(n + 15) << 26;
@@ -76,10 +78,11 @@ template <int D, int CG> struct Warp {
     static constexpr int KT = D / 16, MT = 16 / KT;
     uint32_t q[2 * KT];      /* query, scaled by a power of two: of every 32
                                 channels 8j + 0 1, 4 5, 2 3, 6 7 */
-    uint32_t folded[2 * KT]; /* the same times the scales of a group */
+    uint32_t raised[2 * KT]; /* the same times the powers codes lack */
+    uint32_t folded[2 * KT]; /* raised, times the scales of a group */
     float unit[2];           /* what 1 of a score of q is worth, in log2 */
     float offset[2];         /* of a group: the minima's part of a score */
-    float max[2];            /* largest score so far, in log2 */
+    float top[2];            /* weights are 2^(score - top), at most 1 */
     float sum[KT][4];        /* rows: channels; columns: heads */
     float low[(CG + 1) / 2][4]; /* sums of p * minimum, two groups each */
     float weight[4];         /* sums of p (CG = 1: lower half of low) */
@@ -99,8 +102,9 @@ KV_DEVICE void bring_query(float *shared, const Decode &d, int s, int head,
 
 //@ load-query: Load a lane's part, scaled so that no product overflows
 /* The largest |q| of a head is brought to 2^-8..2^-7: times any scale, times
- * 2^top_shift, it still fits binary16. */
-template <int D, int CG>
+ * 2^top_shift, it still fits binary16. Words 4b and 4b + 2 meet codes of field
+ * 2b, the other two those of field 2b + 1. */
+template <int BITS, int D, int CG>
 KV_DEVICE void load_query(Warp<D, CG> &w, const float *shared, const Decode &d,
                           int s, int head, int heads) {
     int lane = threadIdx.x % 32, r = lane / 4, j = lane % 4;
@@ -121,6 +125,8 @@ KV_DEVICE void load_query(Warp<D, CG> &w, const float *shared, const Decode &d,
     for (int i = 0; i < 2 * w.KT; i++) {
         int c = i / 4 * 8 + i % 2 * 4 + i % 4 / 2 * 2;
         w.q[i] = kv_word(__floats2half2_rn(x[c] * scale, x[c + 1] * scale));
+        int up = top_shift(BITS) - field_shift(BITS, i / 4 * 2 + i % 2);
+        w.raised[i] = up ? kv_mul2(w.q[i], half_power(up)) : w.q[i];
     }
     float unit = exp2f(float(e)) * 1.44269504f / sqrtf(float(D));
     w.unit[0] = __shfl_sync(~0u, unit, 8 * j);
@@ -131,7 +137,7 @@ KV_DEVICE void load_query(Warp<D, CG> &w, const float *shared, const Decode &d,
 
 //@ clear: Begin with nothing
 template <int D, int CG> KV_DEVICE void clear(Warp<D, CG> &w) {
-    w.max[0] = w.max[1] = -INFINITY;
+    w.top[0] = w.top[1] = -INFINITY;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         w.weight[i] = 0;
@@ -156,9 +162,8 @@ KV_DEVICE void fold(Warp<D, CG> &w, const uint8_t *params) {
         uint32_t scale[4] = {s.x, s.y, s.z, s.w}, low[4] = {m.x, m.y, m.z, m.w};
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            int up = top_shift(BITS) - field_shift(BITS, 2 * b + i / 2);
-            uint32_t f = kv_mul2(w.q[4 * b + i % 2 * 2 + i / 2], scale[i]);
-            w.folded[4 * b + i] = up ? kv_mul2(f, half_power(up)) : f;
+            w.folded[4 * b + i] =
+                kv_mul2(w.raised[4 * b + i % 2 * 2 + i / 2], scale[i]);
         }
         kv_mma(c, low, w.q[4 * b], w.q[4 * b + 1]);
         kv_mma(e, low, w.q[4 * b + 2], w.q[4 * b + 3]);
@@ -193,7 +198,8 @@ KV_DEVICE Cursor<D, BITS, CG> cursor_at(const kv_tile &l, const uint8_t *tile,
 template <int MT> struct Chunk {
     float score[MT][4];
     float unit[2], offset[MT / 2][2]; /* of each 32 tokens */
-    uint32_t valid[MT / 2];           /* a bit for each token */
+    uint32_t absent[MT / 2];          /* bits of tokens that do not count */
+    bool partial;                     /* some of them are set */
     uint32_t p[MT][2];                /* weights, as operand B */
 };
 
@@ -224,8 +230,9 @@ KV_DEVICE void coded_scores(Warp<D, CG> &w, Chunk<Warp<D, CG>::MT> &c,
 }
 
 //@ rows: Find rows of 16 bits
-/* Row i of a chunk is row (first + i) % modulo of a table. A row that is not
- * valid may never have been written: another is read in its place. */
+/* Row i of a chunk is row (first + i) % modulo of a table; kept ones do not
+ * wrap around. A row that is not valid may never have been written: another is
+ * read in its place. */
 struct Rows {
     const uint8_t *keys, *values;
     size_t stride;
@@ -240,7 +247,8 @@ KV_DEVICE Rows rows_at(const kv_pool &p, int s, int head, bool kept,
     const uint16_t *v = kept ? p.kept_values : p.window_values;
     return {reinterpret_cast<const uint8_t *>(k + at),
             reinterpret_cast<const uint8_t *>(v + at),
-            size_t(p.kv_heads) * D * 2, first % modulo, modulo};
+            size_t(p.kv_heads) * D * 2, kept ? first : first % modulo,
+            modulo};
 }
 
 /* valid: bits of rows 16m to 16m+15, not all zero; i: one of these rows. */
@@ -252,15 +260,14 @@ KV_DEVICE size_t row_offset(const Rows &rows, uint32_t valid, int m, int i) {
 //@ row-scores: Score a chunk of keys in 16 bits
 /* The valid ones of rows 16m.. of a chunk. */
 template <int MT> KV_DEVICE uint32_t sixteen(const Chunk<MT> &c, int m) {
-    return c.valid[m / 2] >> m % 2 * 16 & 0xffff;
+    return ~c.absent[m / 2] >> m % 2 * 16 & 0xffff;
 }
 
-template <int D, int CG>
-KV_DEVICE void row_scores(Warp<D, CG> &w, Chunk<Warp<D, CG>::MT> &c,
-                          const Rows &rows) {
+template <int D, int CG, int MT>
+KV_DEVICE void row_scores(Warp<D, CG> &w, Chunk<MT> &c, const Rows &rows) {
     int lane = threadIdx.x % 32, r = lane / 4, j = lane % 4;
 #pragma unroll
-    for (int m = 0; m < w.MT; m++) {
+    for (int m = 0; m < MT; m++) {
         float *x = c.score[m];
         x[0] = x[1] = x[2] = x[3] = 0;
         c.offset[m / 2][0] = c.offset[m / 2][1] = 0;
@@ -282,30 +289,53 @@ KV_DEVICE void row_scores(Warp<D, CG> &w, Chunk<Warp<D, CG>::MT> &c,
 }
 
 //@ mask: Give tokens that are not there no weight
+/* Their scores come of whatever memory held, and may be anything. A lane's
+ * tokens r, r + 8, ... are brought to the signs of four bytes, which prmt
+ * spreads over words. */
+template <int MT>
+KV_DEVICE uint32_t absent_word(const Chunk<MT> &c, int m, int i) {
+    uint32_t signs = c.absent[m / 2] << (7 - threadIdx.x % 32 / 4);
+    return kv_prmt(signs, 0, 0x1111 * (8 + m % 2 * 2 + i));
+}
+
 template <int MT> KV_DEVICE void mask(Chunk<MT> &c) {
-    int r = threadIdx.x % 32 / 4;
 #pragma unroll
-    for (int m = 0; m < MT; m++) {
-        uint32_t bits = c.valid[m / 2] >> (m % 2 * 16 + r);
-        if (!(bits & 1))
-            c.score[m][0] = c.score[m][1] = -INFINITY;
-        if (!(bits >> 8 & 1))
-            c.score[m][2] = c.score[m][3] = -INFINITY;
-    }
+    for (int m = 0; m < MT; m++)
+        for (int i = 0; i < 2; i++)
+            c.p[m][i] &= ~absent_word(c, m, i);
+}
+
+/* The same for scores, which must not be taken for the largest. */
+template <int MT> KV_DEVICE void mask_scores(Chunk<MT> &c) {
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+        for (int i = 0; i < 4; i++)
+            if (absent_word(c, m, i / 2))
+                c.score[m][i] = -INFINITY;
 }
 
 //@ rescale: Correct what has been summed for a larger score
-template <int D, int CG>
-KV_DEVICE void rescale(Warp<D, CG> &w, float most0, float most1) {
+/* The new reference lies above the largest score so far: then it has to move
+ * seldom. With weights of at most 1 no product overflows. */
+constexpr float reserve = 4; /* in log2 */
+
+template <int D, int CG, int MT>
+KV_DEVICE void rescale(Warp<D, CG> &w, Chunk<MT> &c) {
+    float f[2];
+    if (c.partial)
+        mask_scores(c);
 #pragma unroll
-    for (int i = 4; i < 32; i *= 2) {
-        most0 = fmaxf(most0, __shfl_xor_sync(~0u, most0, i));
-        most1 = fmaxf(most1, __shfl_xor_sync(~0u, most1, i));
+    for (int i = 0; i < 2; i++) {
+        float most = -INFINITY;
+        for (int m = 0; m < MT; m++)
+            most = fmaxf(most, fmaf(fmaxf(c.score[m][i], c.score[m][i + 2]),
+                                    c.unit[i], c.offset[m / 2][i]));
+        for (int k = 4; k < 32; k *= 2)
+            most = fmaxf(most, __shfl_xor_sync(~0u, most, k));
+        float top = most > w.top[i] ? most + reserve : w.top[i];
+        f[i] = kv_exp2(w.top[i] - top);
+        w.top[i] = top;
     }
-    most0 = fmaxf(most0, w.max[0]);
-    most1 = fmaxf(most1, w.max[1]);
-    float f[2] = {kv_exp2(w.max[0] - most0), kv_exp2(w.max[1] - most1)};
-    w.max[0] = most0, w.max[1] = most1;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         w.weight[i] *= f[i % 2];
@@ -317,37 +347,44 @@ KV_DEVICE void rescale(Warp<D, CG> &w, float most0, float most1) {
 }
 
 //@ weigh: Turn scores into weights
-/* Most chunks have no score above the largest so far; a vote finds out, and
- * only then lanes exchange theirs. Rows of the scores' matrix are tokens;
- * operand B wants them as columns. */
+/* Whether a score is above the reference shows in its weight, which is then
+ * above 1: a vote finds out, and only then lanes exchange their largest ones.
+ * Rows of the scores' matrix are tokens; operand B wants them as columns. */
 template <int D, int CG, int MT>
-KV_DEVICE void weigh(Warp<D, CG> &w, Chunk<MT> &c) {
-    float most[2] = {-INFINITY, -INFINITY};
-#pragma unroll
-    for (int m = 0; m < MT; m += 2)
-        for (int i = 0; i < 2; i++) {
-            float x = fmaxf(fmaxf(c.score[m][i], c.score[m][i + 2]),
-                            fmaxf(c.score[m + 1][i], c.score[m + 1][i + 2]));
-            most[i] = fmaxf(most[i], x * c.unit[i] + c.offset[m / 2][i]);
-        }
-    if (__any_sync(~0u, most[0] > w.max[0] || most[1] > w.max[1]))
-        rescale(w, most[0], most[1]);
+KV_DEVICE bool weights_fit(const Warp<D, CG> &w, Chunk<MT> &c) {
 #pragma unroll
     for (int m = 0; m < MT; m++) {
         float p[4];
         for (int i = 0; i < 4; i++)
-            p[i] = kv_exp2(c.score[m][i] * c.unit[i % 2] +
-                           (c.offset[m / 2][i % 2] - w.max[i % 2]));
-        c.p[m][0] = kv_transpose(kv_word(__floats2half2_rn(p[0], p[1])));
-        c.p[m][1] = kv_transpose(kv_word(__floats2half2_rn(p[2], p[3])));
+            p[i] = kv_exp2(fmaf(c.score[m][i], c.unit[i % 2],
+                                c.offset[m / 2][i % 2] - w.top[i % 2]));
+        c.p[m][0] = kv_word(__floats2half2_rn(p[0], p[1]));
+        c.p[m][1] = kv_word(__floats2half2_rn(p[2], p[3]));
     }
+    if (c.partial)
+        mask(c);
+    __half2 most = kv_half2(c.p[0][0]);
+#pragma unroll
+    for (int i = 1; i < 2 * MT; i++)
+        most = __hmax2(most, kv_half2(c.p[i / 2][i % 2]));
+    return __hble2(most, kv_half2(half_ones));
+}
+
+template <int D, int CG, int MT>
+KV_DEVICE void weigh(Warp<D, CG> &w, Chunk<MT> &c) {
+    if (__any_sync(~0u, !weights_fit(w, c))) {
+        rescale(w, c);
+        weights_fit(w, c);
+    }
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+        for (int i = 0; i < 2; i++)
+            c.p[m][i] = kv_transpose(c.p[m][i]);
 }
 
 //@ ones: Sum the weights, and weights times minima
 /* Rows of A are all the same here: minima of one group above those of
  * another; with one group only, ones below it. */
-constexpr uint32_t half_ones = 0x3c003c00u;
-
 template <int D, int CG>
 KV_DEVICE void sum_low(Warp<D, CG> &w, const uint32_t (*low)[2],
                        const uint32_t *p) {
@@ -406,13 +443,13 @@ KV_DEVICE void coded_values(Warp<D, CG> &w, const Chunk<Warp<D, CG>::MT> &c,
 //@ row-values: Add a chunk of values in 16 bits
 /* Columns are tokens here, but rows of the table are tokens: two rows are
  * interleaved to make pairs. */
-template <int D, int CG>
-KV_DEVICE void row_values(Warp<D, CG> &w, const Chunk<Warp<D, CG>::MT> &c,
+template <int D, int CG, int MT>
+KV_DEVICE void row_values(Warp<D, CG> &w, const Chunk<MT> &c,
                           const Rows &rows) {
     int lane = threadIdx.x % 32, r = lane / 4, j = lane % 4;
     const uint32_t none[CG][2] = {};
 #pragma unroll
-    for (int m = 0; m < w.MT; m++) {
+    for (int m = 0; m < MT; m++) {
         const uint8_t *v[4];
         uint32_t valid = sixteen(c, m);
         if (!valid)

@@ -7,55 +7,53 @@
 
 #include "decode_tensor.cuh"
 
-//@ valid: Say which tokens of a chunk count
+//@ absent: Say which tokens of a chunk do not count
 /* Bits n and above. */
 KV_DEVICE uint32_t from_bit(int n) {
     return n <= 0 ? ~0u : n < 32 ? ~0u << n : 0;
 }
 
-/* Tokens first..last-1 of the 32 from t on that are no holes. */
-KV_DEVICE uint32_t valid_tokens(const kv_pool &p, int s, int t, int first,
-                                int last) {
-    uint32_t bits = ~0u;
+/* Of the 32 tokens from t on: holes, and all outside first..last-1. */
+KV_DEVICE uint32_t absent_tokens(const kv_pool &p, int s, int t, int first,
+                                 int last) {
+    uint32_t bits = 0;
     if (p.holes && t < p.max_tiles * KV_TILE)
-        bits = ~p.holes[size_t(s * p.max_tiles + t / KV_TILE) * 4 +
-                        t % KV_TILE / 32];
-    return bits & from_bit(first - t) & ~from_bit(last - t);
+        bits = p.holes[size_t(s * p.max_tiles + t / KV_TILE) * 4 +
+                       t % KV_TILE / 32];
+    return bits | ~from_bit(first - t) | from_bit(last - t);
 }
 
 template <int MT>
-KV_DEVICE void set_valid(Chunk<MT> &c, const kv_pool &p, int s, int t,
-                         int first, int last) {
+KV_DEVICE void set_absent(Chunk<MT> &c, const kv_pool &p, int s, int t,
+                          int first, int last) {
 #pragma unroll
     for (int h = 0; h < MT / 2; h++)
-        c.valid[h] = valid_tokens(p, s, t + 32 * h, first, last);
+        c.absent[h] = absent_tokens(p, s, t + 32 * h, first, last);
+    c.partial = true;
 }
 
-template <int MT> KV_DEVICE bool any_valid(const Chunk<MT> &c) {
-    return (c.valid[0] | c.valid[MT / 2 - 1]) != 0;
+template <int MT> KV_DEVICE bool all_absent(const Chunk<MT> &c) {
+    return (c.absent[0] & c.absent[MT / 2 - 1]) == ~0u;
 }
 
 //@ tile-mask: See which tokens of a tile do not count
-/* Holes, and what lies behind the last coded key. Most tiles have none. */
-KV_DEVICE uint4 invalid_tokens(const kv_pool &p, int s, int tile, int last) {
+/* What lies behind the last coded key, in the tile that is not full. */
+KV_DEVICE uint4 behind(int last) {
+    int n = last % KV_TILE;
+    if (n == 0)
+        return make_uint4(0, 0, 0, 0);
+    return make_uint4(from_bit(n), from_bit(n - 32), from_bit(n - 64),
+                      from_bit(n - 96));
+}
+
+/* Holes, and of the last tile what is behind its end. */
+KV_DEVICE uint4 absent_of_tile(const uint32_t *holes, int tile, int last,
+                               const uint4 &end) {
     uint4 bad = make_uint4(0, 0, 0, 0);
-    if (p.holes) {
-        uint32_t mine = p.holes[size_t(s * p.max_tiles + tile) * 4 +
-                                threadIdx.x % 4];
-        if (__any_sync(~0u, mine != 0)) {
-            bad.x = __shfl_sync(~0u, mine, 0);
-            bad.y = __shfl_sync(~0u, mine, 1);
-            bad.z = __shfl_sync(~0u, mine, 2);
-            bad.w = __shfl_sync(~0u, mine, 3);
-        }
-    }
-    int n = last - tile * KV_TILE;
-    if (n < KV_TILE) {
-        bad.x |= n < 32 ? ~0u << n : 0;
-        bad.y |= n < 64 ? ~0u << max(n - 32, 0) : 0;
-        bad.z |= n < 96 ? ~0u << max(n - 64, 0) : 0;
-        bad.w |= ~0u << max(n - 96, 0);
-    }
+    if (holes)
+        bad = load16(holes + size_t(tile) * 4);
+    if (tile == last / KV_TILE)
+        bad.x |= end.x, bad.y |= end.y, bad.z |= end.z, bad.w |= end.w;
     return bad;
 }
 
@@ -69,31 +67,27 @@ KV_DEVICE void step(Warp<D, CG> &w, Cursor<D, BITS, CG> &at, int token,
     load_quads(keys, at.codes);
     load_quads(values, at.codes + C::VALUES);
     coded_scores<D, CG, BITS>(w, c, keys, at, token);
-    if (bad0 | bad1) {
-        c.valid[0] = ~bad0;
-        c.valid[w.MT / 2 - 1] = ~bad1;
-        if (!any_valid(c))
-            return;
-        mask(c);
-    }
+    c.absent[0] = bad0;
+    c.absent[w.MT / 2 - 1] = bad1;
+    c.partial = bad0 | bad1;
+    if (c.partial && all_absent(c))
+        return;
     weigh(w, c);
     coded_values<D, CG, BITS>(w, c, values, at.values);
 }
 
 //@ tile-walk: Walk over the coded tokens of a tile
 template <int D, int BITS, int CG>
-KV_DEVICE void walk_tile(Warp<D, CG> &w, const Decode &d, const Sequence &q,
-                         int s, int tile, const uint8_t *where) {
+KV_DEVICE void walk_tile(Warp<D, CG> &w, const kv_tile &layout,
+                         const uint8_t *where, int last, const uint4 &bad) {
     typedef Cursor<D, BITS, CG> C;
-    C at = cursor_at<D, BITS, CG>(d.pool.tile, where, 0);
-    uint4 bad = invalid_tokens(d.pool, s, tile, q.keys);
-    int last = min(KV_TILE, q.keys - tile * KV_TILE);
+    C at = cursor_at<D, BITS, CG>(layout, where, 0);
 #pragma unroll 1
     for (int t = 0; t < last; t += 64) {
         uint32_t bad0 = t ? bad.z : bad.x, bad1 = t ? bad.w : bad.y;
 #pragma unroll
         for (int i = 0; i < 64; i += C::TOKENS) {
-            Cursor<D, BITS, CG> here = at;
+            C here = at;
             here.codes += i / C::TOKENS * C::BYTES;
             here.values += 2 * i;
             step(w, here, t + i, i ? bad1 : bad0,
@@ -112,32 +106,32 @@ KV_DEVICE void walk_mixed(Warp<D, CG> &w, const Decode &d, const Sequence &q,
     typedef Cursor<D, BITS, CG> C;
     Chunk<Warp<D, CG>::MT> c;
     Quads<BITS> values;
-    set_valid(c, d.pool, s, t, q.keys, q.values);
-    if (!any_valid(c))
+    set_absent(c, d.pool, s, t, q.keys, q.values);
+    if (all_absent(c))
         return;
     C at = cursor_at<D, BITS, CG>(
         d.pool.tile, find_tile(d, s, head, t / KV_TILE), t % KV_TILE);
     load_quads(values, at.codes + C::VALUES);
     row_scores(w, c, rows_at(d.pool, s, head, false, t));
-    mask(c);
     weigh(w, c);
     coded_values<D, CG, BITS>(w, c, values, at.values);
 }
 
 //@ row-walk: Walk over a chunk of rows that wait, or are kept
+constexpr int ROWS = 32; /* of a chunk */
+
 template <int D, int CG>
 KV_DEVICE void walk_rows(Warp<D, CG> &w, const Decode &d, const Sequence &q,
                          int s, int head, bool kept, int t) {
-    Chunk<Warp<D, CG>::MT> c;
-    if (kept)
-        set_valid(c, {}, s, t, 0, q.kept);
-    else
-        set_valid(c, d.pool, s, t, q.values, q.tokens);
-    if (!any_valid(c))
+    Chunk<ROWS / 16> c;
+    c.partial = true;
+    c.absent[0] = from_bit(q.kept - t);
+    if (!kept)
+        c.absent[0] = absent_tokens(d.pool, s, t, q.values, q.tokens);
+    if (all_absent(c))
         return;
     Rows rows = rows_at(d.pool, s, head, kept, t);
     row_scores(w, c, rows);
-    mask(c);
     weigh(w, c);
     row_values(w, c, rows);
 }
@@ -159,14 +153,16 @@ template <int D, int BITS, int CG>
 KV_DEVICE void copy_tile(uint8_t *stage, const Decode &d,
                          const uint8_t *tiles, int s, int tile, int last) {
     constexpr int known = KV_TILE * (D * BITS / 4 + 4 * CG);
+    constexpr int most = known + KV_TILE / 32 * 4 * D; /* groups of 32 */
     if (tile < last) {
-        int lane = threadIdx.x % 32 * 16, bytes = d.pool.tile.bytes;
+        int lane = threadIdx.x % 32 * 16, rest = d.pool.tile.bytes - lane;
         const uint8_t *from = tiles + lane +
                               size_t(page_of(d, s, tile)) * d.pool.page_stride;
         copy_pieces<0, known>(stage + lane, from);
-#pragma unroll 1
-        for (int i = known + lane; i < bytes; i += 512)
-            kv_copy16(stage + i, from + (i - lane));
+#pragma unroll
+        for (int i = known; i < most; i += 512)
+            if (i < rest)
+                kv_copy16(stage + lane + i, from + i);
     }
     kv_copy_commit();
 }
@@ -176,54 +172,71 @@ template <int D, int BITS, int CG, bool STAGED>
 KV_DEVICE void walk_tiles(Warp<D, CG> &w, const Decode &d, const Sequence &q,
                           int s, int head, int share, int shares,
                           uint8_t *stage) {
-    int last = (q.keys + KV_TILE - 1) / KV_TILE, bytes = d.pool.tile.bytes;
+    const kv_pool &p = d.pool;
+    int last = (q.keys + KV_TILE - 1) / KV_TILE, bytes = p.tile.bytes;
     const uint8_t *tiles = tiles_of(d, s, head);
-    int odd = 0;
+    const uint32_t *holes = p.holes;
+    if (holes)
+        holes += size_t(s) * p.max_tiles * 4;
+    uint4 end = behind(q.keys);
     if (STAGED) {
         copy_tile<D, BITS, CG>(stage, d, tiles, s, share, last);
         copy_tile<D, BITS, CG>(stage + bytes, d, tiles, s, share + shares,
                                last);
     }
+    int odd = 0;
 #pragma unroll 1
     for (int i = share; i < last; i += shares, odd ^= bytes) {
+        const uint8_t *where = stage + odd;
         if (STAGED) {
             kv_copy_wait<1>();
             __syncwarp();
-            walk_tile<D, BITS, CG>(w, d, q, s, i, stage + odd);
+        } else
+            where = find_tile(d, s, head, i);
+        walk_tile<D, BITS, CG>(w, p.tile, where,
+                               min(KV_TILE, q.keys - i * KV_TILE),
+                               absent_of_tile(holes, i, q.keys, end));
+        if (STAGED) {
             __syncwarp();
             copy_tile<D, BITS, CG>(stage + odd, d, tiles, s, i + 2 * shares,
                                    last);
-        } else
-            walk_tile<D, BITS, CG>(w, d, q, s, i, find_tile(d, s, head, i));
+        }
     }
     if (STAGED)
         kv_copy_wait<0>();
 }
 
 //@ shares: Deal tiles, then rows, to the warps
+/* Turns go round: after `dealt` pieces, the first that is this share's. */
+KV_DEVICE int own_turn(int dealt, int share, int shares) {
+    int next = share - dealt % shares;
+    return next < 0 ? next + shares : next;
+}
+
 template <int D, int BITS, int CG, bool STAGED>
 KV_DEVICE void walk_share(Warp<D, CG> &w, const Decode &d, int s, int head,
                           int share, int shares, uint8_t *stage) {
     constexpr int TOKENS = 16 * Warp<D, CG>::MT;
     Sequence q = read_sequence(d, s);
-    int item = (q.keys + KV_TILE - 1) / KV_TILE;
+    int dealt = (q.keys + KV_TILE - 1) / KV_TILE;
     walk_tiles<D, BITS, CG, STAGED>(w, d, q, s, head, share, shares, stage);
+    int first = q.keys / TOKENS;
+    int mixed = (q.values + TOKENS - 1) / TOKENS - first;
 #pragma unroll 1
-    for (int t = q.keys / TOKENS * TOKENS; t < q.values; t += TOKENS)
-        if (item++ % shares == share)
-            walk_mixed<D, BITS, CG>(w, d, q, s, head, t);
+    for (int i = own_turn(dealt, share, shares); i < mixed; i += shares)
+        walk_mixed<D, BITS, CG>(w, d, q, s, head, (first + i) * TOKENS);
 #pragma unroll
     for (int k = 0; k < w.KT; k++)
         for (int i = 0; i < 4; i++) /* from codes to numbers */
             w.sum[k][i] *= float(1 << (24 - field_shift(BITS, k)));
-    int recent = (q.tokens - q.values / TOKENS * TOKENS + TOKENS - 1) / TOKENS;
-    int all = recent + (q.kept + TOKENS - 1) / TOKENS;
+    dealt += mixed;
+    first = q.values / ROWS;
+    int recent = (q.tokens + ROWS - 1) / ROWS - first;
+    int all = recent + (q.kept + ROWS - 1) / ROWS;
 #pragma unroll 1
-    for (int i = 0; i < all; i++)
-        if (item++ % shares == share)
-            walk_rows(w, d, q, s, head, i >= recent,
-                      i < recent ? (q.values / TOKENS + i) * TOKENS
-                                 : (i - recent) * TOKENS);
+    for (int i = own_turn(dealt, share, shares); i < all; i += shares)
+        walk_rows(w, d, q, s, head, i >= recent,
+                  (i < recent ? first + i : i - recent) * ROWS);
 }
 
 //@ leave: Leave in shared memory what a warp has found
@@ -244,7 +257,7 @@ KV_DEVICE void leave(float *part, Warp<D, CG> &w) {
                             w.sum[k + 1][i] + low, w.sum[k + 1][i + 2] + low);
         }
         if (r == 0) {
-            to[D] = w.max[i] * 0.693147181f; /* from log2 */
+            to[D] = w.top[i] * 0.693147181f; /* from log2 */
             to[D + 1] = CG > 1 ? w.weight[i] : w.low[0][2 + i];
         }
     }
@@ -289,7 +302,7 @@ KV_DEVICE void tensor(const Decode &d, float *shared, uint8_t *stages) {
     int head = kv_head * G + first;
     Warp<D, CG> w;
     bring_query<D>(shared, d, s, head, heads);
-    load_query(w, shared, d, s, head, heads);
+    load_query<BITS>(w, shared, d, s, head, heads);
     clear(w);
     walk_share<D, BITS, CG, STAGED>(
         w, d, s, kv_head, blockIdx.x * WARPS + warp, gridDim.x * WARPS,

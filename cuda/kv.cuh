@@ -589,6 +589,10 @@ template <class S> KV_DEVICE S kv_larger(S a, S b) {
 }
 KV_PAIRWISE(__hmin2, kv_smaller)
 KV_PAIRWISE(__hmax2, kv_larger)
+template <class S> KV_DEVICE bool __hble2(kv_pair<S> a, kv_pair<S> b) {
+    return float(a.low()) <= float(b.low()) &&
+           float(a.high()) <= float(b.high());
+}
 
 //@ half-conversions: Convert to and from sixteen bits
 KV_DEVICE __half __float2half_rn(float x) { return __half(x); }

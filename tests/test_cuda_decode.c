@@ -11,6 +11,9 @@ typedef struct {
     int kept[MOST][8]; /* ended by -1 */
 } decode_case;
 
+/* Not 0: queries times this, and in holes codes that score highest for the first head. */
+static float loud;
+
 /* Minimum of the group of one coded element (symmetric: what code 0 means), else 0. */
 static double minimum_of(const kv_cache *c, int values, int t, int element)
 {
@@ -37,7 +40,8 @@ static double minimum_of(const kv_cache *c, int values, int t, int element)
  * sine and cosine of an angle are off by 2^-21 of the pair that turns. Numbers below
  * binary16's normal ones are off by 2^-25, where the largest q of the head is 2^-8 or more. A float sum
  * of n terms is off by n 2^-24 of their sizes. Weights are rounded to 11 bits, as part of delta_t; times
- * the scale of a value once more. */
+ * the scale of a value once more. The largest weight of a share is 2^-4 or more, small ones are off by
+ * 2^-25. */
 typedef struct {
     double unit, weight, tiny;
 } precision;
@@ -73,7 +77,7 @@ static void bounds(double *bound, const kv_cache *c, const float *q, const float
             double m = minimum_of(c, 1, t, kv_head * D + d);
             bound[d] += p[t] * (delta * fabs(v[d] - out[d]) + e.weight * fabs(v[d] - m) +
                                 (T + 2) * 0x1p-23 * (fabs(v[d] - m) + fabs(v[d]))) +
-                        e.tiny * (fabs(v[d]) + levels);
+                        e.tiny * 16 * (fabs(v[d]) + levels);
         }
     }
     for (int d = 0; d < D; d++)
@@ -95,16 +99,37 @@ typedef struct {
     size_t floats;
 } decode_setup;
 
+/* What a hole holds is nobody's business. */
+static void spoil_holes(kv_cache *c, const float *q)
+{
+    const kv_store *st = &c->layer[0].k;
+    int row = st->shape.kv_heads * st->shape.head_size;
+    for (int i = 0; i < c->layer[0].n_kept; i++) {
+        int t = c->layer[0].position[i];
+        for (int d = 0; d < row && t < st->quantized / 64 * 64; d++)
+            if (q[d % st->shape.head_size] > 0)
+                st->words[(t / 64 * row + d) * 4 + t % 64 / 16] |= 3u << t % 16 * 2;
+    }
+}
+
 static decode_setup set_up(const decode_case *c, uint64_t *seed)
 {
     decode_setup u = {0};
     int tiles = 1, H = c->shape.heads, D = c->shape.head_size, kept = 0;
+    u.floats = (size_t)(c->n * H * D);
+    u.q = check_floats(u.floats), u.want = check_floats(u.floats), u.sink = check_floats((size_t)H);
+    check_fill(u.q, u.floats, seed);
+    check_fill(u.sink, (size_t)H, seed);
+    for (size_t i = 0; i < u.floats && loud > 0; i++)
+        u.q[i] *= loud;
     for (int s = 0; s < c->n; s++) {
         int n = 0;
         while (n < 8 && c->kept[s][n] >= 0)
             n++;
         u.cache[s] = pool_fill(c->keys, c->values, c->shape, c->recent, c->T[s], c->kept[s], n,
                                c->sealed, seed);
+        if (loud > 0)
+            spoil_holes(&u.cache[s].cache, u.q + s * H * D);
         tiles = c->T[s] > tiles * KV_TILE ? (c->T[s] + KV_TILE - 1) / KV_TILE : tiles;
         kept = n > kept ? n : kept;
     }
@@ -112,10 +137,6 @@ static decode_setup set_up(const decode_case *c, uint64_t *seed)
     kv_pool host = pool_make(u.cache, c->n, tiles, kept, (c->recent + group + 15) / 16 * 16, c->paged,
                              &u.host);
     u.pool = pool_upload(&host, c->paged, u.host, &u.device);
-    u.floats = (size_t)(c->n * H * D);
-    u.q = check_floats(u.floats), u.want = check_floats(u.floats), u.sink = check_floats((size_t)H);
-    check_fill(u.q, u.floats, seed);
-    check_fill(u.sink, (size_t)H, seed);
     for (int s = 0; s < c->n; s++) {
         float *scratch = check_floats((size_t)(c->T[s] + D));
         kv_error e = {0};
@@ -295,6 +316,21 @@ Test(cuda_decode, batches_of_different_lengths_in_every_order)
                          {{0, 64, 127, 128, 200, 256, -1}, {-1}, {63, 64, 130, -1}}};
         all_versions(&c, 2, CUDA_ORDERS, &seed);
     }
+    cuda_quiet();
+}
+
+/* Scores of all sizes, so that the reference of the weights moves often; and holes whose codes would
+ * score highest, which must neither count nor move it. */
+Test(cuda_decode, loud_queries_and_spoiled_holes)
+{
+    uint64_t seed = 89;
+    for (int D = 64; D <= 128; D += 64)
+        for (int G = 1; G <= 8; G += 7)
+            for (loud = 1; loud <= 64; loud *= 4) {
+                decode_case c = {pairs[0][0], pairs[0][1], {G, 1, D}, 0, 0, 0, 0, 0, 1, {640},
+                                 {{0, 70, 129, 130, 400, 639, -1}}};
+                all_versions(&c, 1, 1, &seed);
+            }
     cuda_quiet();
 }
 

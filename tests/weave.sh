@@ -159,6 +159,9 @@ refuses 'image without alternative text' \
 refuses 'raw HTML' "$more:$last: raw html: the book comes in several forms" fence '=html' '<b>x</b>
 '
 refuses 'raw TeX' "$more:$last: raw latex: the book comes in several forms" add 'So `\bf x`{=latex}.'
+refuses 'attributes that pandoc cannot read' \
+    "$more:$last: these attributes cannot be read; write {name=\"value\"}, no quotes within: {show=\"a \"b\" c\"}" \
+    fence 'show="a "b" c"'
 refuses 'dead anchor' "$more:$last: dead link: no anchor '#none' in the book" add 'To [no](#none).'
 refuses 'dead anchor in a chapter' \
     "$more:$last: dead link: no anchor '../01-half/chapter.md#none' in the book" \

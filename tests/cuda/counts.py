@@ -25,8 +25,9 @@ def innermost(found):
 
 
 def parts_of(body, first, last):
-    """Sizes of what branches within first..last skip, by what it does."""
-    parts = {"fold": [], "rescale": [], "mask": []}
+    """Sizes of what branches within first..last skip, by what it does. A mask within a rescale is
+    left out of both: a rescale of a chunk without holes skips it too."""
+    parts, spans = {"fold": [], "rescale": [], "mask": [], "skipped": 0}, []
     for i in range(first, last + 1):
         target = body[i].target
         if body[i].op != "BRA" or not body[i].predicated or not i + 1 < target <= last + 1:
@@ -35,7 +36,13 @@ def parts_of(body, first, last):
         if "SHFL" in h and "HMMA" in h:
             continue  # the way out of a chunk that has no token
         kind = "rescale" if "SHFL" in h else "fold" if "HMMA" in h else "mask"
-        parts[kind].append(target - i - 1)
+        spans.append((i + 1, target, kind))
+    inside = lambda a, b: a != b and b[0] <= a[0] and a[1] <= b[1]
+    for a in spans:
+        nested = [b for b in spans if inside(b, a)]
+        if not any(inside(a, b) for b in spans):
+            parts[a[2]].append(a[1] - a[0] - sum(b[1] - b[0] for b in nested))
+            parts["skipped"] += sum(b[1] - b[0] for b in nested)
     return parts
 
 
@@ -78,7 +85,7 @@ def per_element(folder, name, body):
     outer = min((a for a in found if a[0] < inner[0] and inner[1] < a[1]),
                 key=lambda a: abs(a[1] - inner[1]))
     parts = parts_of(body, *inner)
-    always = inner[1] - inner[0] + 1 - sum(map(sum, parts.values()))
+    always = inner[1] - inner[0] + 1 - parts.pop("skipped") - sum(map(sum, parts.values()))
     mean = lambda what: sum(parts[what]) / max(len(parts[what]), 1)
     around = around_tile(body, outer, inner, 8 * D // 512)
     KT, MT = D // 16, 256 // D
@@ -106,35 +113,39 @@ def per_element(folder, name, body):
 
 
 def kept_rows(body, D, masks):
-    """Instructions that 5 and 20 kept rows add at most: a chunk of rows, the loop whose loads are
-    of 64 bits, of which branches skip 16 rows that are not there; and, each in a tile of its own,
-    a mask and the way to it (a vote and four shuffles)."""
+    """Instructions that 5 and 20 kept rows add at most: chunks of 32 rows, the loop whose loads are
+    of 64 bits, each with a rescale; and a mask for each hole, every one in a tile of its own."""
     wide = lambda l: sass.widths(body[l[0]:l[1] + 1], "LDG").get(64, 0)
     found = [l for l in sass.loops(body) if wide(l) >= 16]
     if not found:
         return {}
     first, last = innermost(found)
-    sixteens = [s for s in skips(body, first, last) if s >= 24]
-    MT, tokens, mask = 256 // D, 4096 // D, max(masks, default=0)
+    all_parts = row_parts(body, first, last)
+    keys, _, rescale, values, _ = all_parts
     cost = {}
     for n in (5, 20):
-        chunks, rows = -(-n // tokens), -(-n // 16)
-        absent = (MT * chunks - rows) / MT * sum(sixteens)
-        cost[n] = chunks * (last - first + 1) - absent + n * (mask + 12)
+        parts = [keys, rescale, values] if n <= 16 else all_parts
+        chunk, at = 1, first
+        for start, end in parts:  # all of them; between them what neither page nor window needs
+            chunk += sass.shortest(body, at, start) + end - start
+            at = end
+        cost[n] = -(-n // 32) * (chunk + sass.shortest(body, at, last)) + n * max(masks, default=0)
     return cost
 
 
-def skips(body, first, last):
-    """Sizes of parts with matrix products and loads that branches skip: 16 rows of a chunk."""
+def row_parts(body, first, last):
+    """Of the loop over chunks of rows what branches skip, first to behind the last instruction: two
+    times 16 keys, the rescale, two times 16 values."""
     found = []
     for i in range(first, last + 1):
         target = body[i].target
         if body[i].op == "BRA" and body[i].predicated and i + 1 < target <= last + 1:
             h = sass.histogram(body[i + 1:target])
-            if "HMMA" in h and "LDG" in h and "MOVM" not in h:
-                found.append((i, target))
-    outer = [a for a in found if not any(b[0] < a[0] and a[1] <= b[1] for b in found)]
-    return [b - a - 1 for a, b in outer]
+            rows = "HMMA" in h and "LDG" in h and "MOVM" not in h
+            if rows or ("SHFL" in h and "HMMA" not in h):
+                found.append((i + 1, target))
+    return [a for a in found if a[1] - a[0] >= 24 and
+            not any(b[0] < a[0] and a[1] <= b[1] for b in found)]
 
 
 def memory_figures(folder, D, bits, version):

@@ -15,7 +15,8 @@ OPS = {0x02: "MOV", 0x05: "CS2R", 0x07: "SEL", 0x08: "FSEL", 0x09: "FMNMX", 0x0a
        0x23: "FFMA", 0x24: "IMAD", 0x25: "IMAD.WIDE", 0x26: "IDP", 0x27: "IMAD.HI", 0x28: "DMUL",
        0x29: "DADD", 0x2a: "DSETP", 0x2b: "DFMA", 0x30: "HADD2", 0x31: "HFMA2", 0x32: "HMUL2",
        0x33: "HSET2", 0x34: "HSETP2", 0x35: "HFMA2.MMA", 0x36: "VIADD", 0x3a: "MOVM", 0x3b: "LDSM",
-       0x3c: "HMMA", 0x3e: "F2FP", 0x40: "HMNMX2", 0x45: "I2FP", 0x48: "VIMNMX", 0x82: "UMOV",
+       0x3c: "HMMA", 0x3e: "F2FP", 0x40: "HMNMX2", 0x45: "I2FP", 0x46: "VIADDMNMX",
+       0x47: "VHMNMX", 0x48: "VIMNMX", 0x82: "UMOV",
        0x87: "USEL", 0x8c: "UISETP", 0x90: "UIADD3", 0x91: "ULEA", 0x92: "ULOP3", 0x96: "UPRMT",
        0x99: "USHF", 0x9c: "UPLOP3", 0xa4: "UIMAD", 0xa5: "UIMAD.WIDE", 0xb9: "ULDC",
        0xbe: "UF2FP", 0x102: "I2I", 0x104: "F2F", 0x105: "F2I", 0x106: "I2F", 0x107: "FRND",
@@ -33,13 +34,13 @@ WIDTH = {0: 8, 1: 8, 2: 16, 3: 16, 4: 32, 5: 64, 6: 128}
 MEMORY = ("LD", "ST", "LDG", "STG", "LDS", "STS", "LDL", "STL", "LDGSTS")
 
 KINDS = (("tensor core", "HMMA MOVM LDSM"),
-         ("16-bit arithmetic", "HADD2 HFMA2 HMUL2 HFMA2.MMA HSET2 HSETP2 HMNMX2"),
+         ("16-bit arithmetic", "HADD2 HFMA2 HMUL2 HFMA2.MMA HSET2 HSETP2 HMNMX2 VHMNMX"),
          ("32-bit arithmetic", "FMUL FADD FFMA FMNMX FSEL FSET FSETP MUFU"),
          ("64-bit arithmetic", "DMUL DADD DFMA DSETP"),
          ("conversion", "F2FP I2FP I2F F2I F2F FRND F2F.64 F2I.64 I2F.64 I2I"),
          ("bits", "LOP3 SHF PRMT"),
-         ("integer", "IADD3 LEA IMAD IMAD.WIDE IMAD.HI IDP ISETP IMNMX VIMNMX VIADD IABS SEL POPC "
-                     "FLO PLOP3 MOV CS2R"),
+         ("integer", "IADD3 LEA IMAD IMAD.WIDE IMAD.HI IDP ISETP IMNMX VIMNMX VIADD VIADDMNMX IABS "
+                     "SEL POPC FLO PLOP3 MOV CS2R"),
          ("global memory", "LDG STG LD ST LDGSTS LDGDEPBAR DEPBAR REDG ATOMG ATOMG.CAS MEMBAR"),
          ("shared memory", "LDS STS ATOMS ATOMS.CAS"),
          ("local memory", "LDL STL"),
