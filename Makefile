@@ -383,6 +383,14 @@ results: ## measure the README's figures anew (about 20 minutes on two cores)
 	@$(MAKE) -s --no-print-directory texts $(BUILD)/kvsink
 	@$(PYTHON) tests/tools/results.py run $(BUILD)
 
+.PHONY: figures
+figures: $(BUILD)/kvsink ## run again the short programs whose results chapters quote (N=07: that chapter's)
+	$(need) figures build test fetch text book
+	@sh tests/tools/fetch.sh $(BUILD)/llm
+	@sh tests/tools/texts.sh $(texts) >/dev/null
+	@$(PYTHON) tests/tools/study.py profile $(BUILD)
+	@BUILD=$(BUILD) PYTHON=$(PYTHON) sh tests/tools/figures.sh $(N)
+
 .PHONY: study study-quick
 study: $(BUILD)/kvsink $(experiments) ## the study of chapters 1 to 6, what is not stored yet; can be stopped and goes on (takes hours)
 	$(need) study build test fetch text book

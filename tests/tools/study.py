@@ -4,6 +4,7 @@
     study.py run BUILD [STEP ...]     measure what is not measured yet (all steps, or these), then collect
     study.py collect BUILD [STEP ...] store what BUILD/study holds in chapters/NN-name/results
     study.py quick BUILD              measure a handful of cells again, compare with the stored ones
+    study.py profile BUILD            make the profile that everything uses
     study.py list                     the steps
 
 A step is a spec file of `kvsink sweep` (chapters/NN-name/STEP.sweep) or the program of a chapter
@@ -257,7 +258,7 @@ def quick(build):
 
 
 def main():
-    if len(sys.argv) < 2 or sys.argv[1] not in ("run", "collect", "quick", "list"):
+    if len(sys.argv) < 2 or sys.argv[1] not in ("run", "collect", "quick", "profile", "list"):
         sys.exit(__doc__)
     if sys.argv[1] == "list":
         print("\n".join(steps()))
@@ -266,6 +267,9 @@ def main():
     for step in wanted:
         if step not in steps():
             sys.exit("study.py: no step '%s'; expected one of\n  %s" % (step, "\n  ".join(steps())))
+    if sys.argv[1] == "profile":
+        profile(build)
+        return 0
     if sys.argv[1] == "quick":
         return quick(build)
     for step in wanted:
