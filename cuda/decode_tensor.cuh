@@ -315,8 +315,8 @@ template <int MT> KV_DEVICE void mask_scores(Chunk<MT> &c) {
 }
 
 //@ rescale: Correct what has been summed for a larger score
-/* The new reference lies above the largest score so far: then it has to move
- * seldom. With weights of at most 1 no product overflows. */
+/* The new top lies above the largest score so far: then it has to move seldom.
+ * With weights of at most 1 no product overflows. */
 constexpr float reserve = 4; /* in log2 */
 
 template <int D, int CG, int MT>
@@ -347,9 +347,9 @@ KV_DEVICE void rescale(Warp<D, CG> &w, Chunk<MT> &c) {
 }
 
 //@ weigh: Turn scores into weights
-/* Whether a score is above the reference shows in its weight, which is then
- * above 1: a vote finds out, and only then lanes exchange their largest ones.
- * Rows of the scores' matrix are tokens; operand B wants them as columns. */
+/* Whether a score is above top shows in its weight, which is then above 1: a
+ * vote finds out, and only then lanes exchange their largest ones. Rows of the
+ * scores' matrix are tokens; operand B wants them as columns. */
 template <int D, int CG, int MT>
 KV_DEVICE bool weights_fit(const Warp<D, CG> &w, Chunk<MT> &c) {
 #pragma unroll
