@@ -236,7 +236,7 @@ KV_DEVICE void __syncwarp(unsigned mask = 0xffffffffu) {
     sim::warp(sim::SYNC, mask, 0, 0, 32);
 }
 KV_DEVICE void __threadfence() { sim::fence(); }
-KV_DEVICE void __threadfence_block() {}
+KV_DEVICE void __threadfence_block() { sim::fence_block(); }
 KV_DEVICE void __threadfence_system() { sim::fence(); }
 
 //@ all-equal: Tell whether all agree, and who is there

@@ -63,6 +63,7 @@ void gather(Gathered *g);
 
 /* Memory fences order nothing by themselves; an atomic after one publishes. */
 void fence();
+void fence_block();
 
 //@ atomics: Read, change and write in one go
 enum AtomicOp {

@@ -60,13 +60,17 @@ struct Copy {
     uint32_t site;
 };
 
-//@ published: Say what other blocks may rely on
-/* What a thread of another block may rely on: what block did before `epoch`,
- * and what its `thread` did up to `tick`. */
-struct Published {
-    uint32_t epoch, thread, tick;
+//@ published: Say what others may rely on
+/* By block and thread: what that thread did up to this tick is over. By block
+ * and everybody: what the block did before this epoch is. */
+constexpr uint32_t everybody = ~0u;
+typedef std::map<std::pair<uint32_t, uint32_t>, uint32_t> Acquired;
+
+/* When a thread passed its last fence, and what it knew of its warp then, if
+ * it has met the others since the block's last barrier. epoch 0: no fence. */
+struct Fence {
+    uint32_t epoch, tick, seen[warp_size];
 };
-typedef std::map<uint32_t, Published> Acquired; /* by block */
 
 struct Block;
 
@@ -84,7 +88,8 @@ struct Lane {
     int argument, width;
     /* what it knows */
     uint32_t tick;       /* starts at 1 */
-    uint32_t fence_tick, fence_epoch; /* of its last fence; 0: none */
+    uint32_t met_epoch;  /* of its last __syncwarp */
+    Fence fence, near;   /* for all, and for its block */
     Acquired acquired;
     std::vector<Copy> copies;
     unsigned group; /* of copies not yet committed */
@@ -120,7 +125,9 @@ struct Launch {
     uint32_t blocks, threads; /* threads in a block */
     Call call;
     bool given_up;
-    std::map<const void *, Acquired> published; /* by the atomic's address */
+    /* by the atomic's address: for all, and with the block that may know */
+    std::map<const void *, Acquired> published;
+    std::map<std::pair<const void *, uint32_t>, Acquired> near;
 };
 
 extern Launch now;

@@ -238,3 +238,103 @@ __global__ void good_all_write(float *part, float *sum, unsigned *done) {
             sum[0] += part[i];
     }
 }
+
+/* One thread of each warp takes the lock. */
+//sim launch bad_lock grid=2 block=128 args=lock:int[1]=zero,n:int[2]=zero
+__global__ void bad_lock(int *lock, int *n) {
+    if (threadIdx.x % 32 == 0) {
+        while (atomicCAS(lock, 0, 1) != 0)
+            ;
+        n[threadIdx.x / 64] += 1; // expect: race
+        atomicExch(lock, 0);
+    }
+}
+//sim launch good_lock grid=2 block=128 args=lock:int[1]=zero,n:int[2]=zero
+__global__ void good_lock(int *lock, int *n) {
+    if (threadIdx.x % 32 == 0) {
+        while (atomicCAS(lock, 0, 1) != 0)
+            ;
+        __threadfence();
+        n[threadIdx.x / 64] += 1;
+        __threadfence();
+        atomicExch(lock, 0);
+    }
+}
+
+/* A warp hands 32 numbers to another one of its block, which waits for a flag; all lanes must have
+ * written before one of them raises it. */
+//sim launch bad_near_flag block=64 args=data:int[32],flag:int[1]=zero,y:int[32]
+__global__ void bad_near_flag(int *data, int *flag, int *y) {
+    int lane = threadIdx.x % 32;
+    if (threadIdx.x / 32 == 1) {
+        data[lane] = lane; // expect: race
+        if (lane == 0) {
+            __threadfence_block();
+            atomicExch(flag, 1);
+        }
+    } else {
+        while (lane == 0 && atomicAdd(flag, 0) == 0)
+            ;
+        __threadfence_block();
+        __syncwarp();
+        y[lane] = data[31 - lane]; // expect: race
+    }
+}
+
+//sim launch good_near_flag block=64 args=data:int[32],flag:int[1]=zero,y:int[32]
+__global__ void good_near_flag(int *data, int *flag, int *y) {
+    int lane = threadIdx.x % 32;
+    if (threadIdx.x / 32 == 1) {
+        data[lane] = lane;
+        __syncwarp();
+        if (lane == 0) {
+            __threadfence_block();
+            atomicExch(flag, 1);
+        }
+    } else {
+        while (lane == 0 && atomicAdd(flag, 0) == 0)
+            ;
+        __threadfence_block();
+        __syncwarp();
+        y[lane] = data[31 - lane];
+    }
+}
+
+/* The same across blocks: a fence for the block is too little. */
+//sim launch bad_far_flag grid=2 block=32 args=data:int[32],flag:int[1]=zero,y:int[32]
+__global__ void bad_far_flag(int *data, int *flag, int *y) {
+    int lane = threadIdx.x % 32;
+    if (blockIdx.x == 1) {
+        data[lane] = lane; // expect: race
+        __syncwarp();
+        if (lane == 0) {
+            __threadfence_block();
+            atomicExch(flag, 1);
+        }
+    } else {
+        while (lane == 0 && atomicAdd(flag, 0) == 0)
+            ;
+        __threadfence_block();
+        __syncwarp();
+        y[lane] = data[31 - lane]; // expect: race
+    }
+}
+
+//sim launch good_far_flag grid=2 block=32 args=data:int[32],flag:int[1]=zero,y:int[32]
+__global__ void good_far_flag(int *data, int *flag, int *y) {
+    int lane = threadIdx.x % 32;
+    if (blockIdx.x == 1) {
+        data[lane] = lane;
+        __syncwarp();
+        if (lane == 0) {
+            __threadfence();
+            atomicExch(flag, 1);
+        }
+    } else {
+        while (lane == 0 && atomicAdd(flag, 0) == 0)
+            ;
+        __threadfence();
+        __syncwarp();
+        y[lane] = data[31 - lane];
+    }
+}
