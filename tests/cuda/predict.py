@@ -62,8 +62,7 @@ def main():
     path = sys.argv[1] if len(sys.argv) > 1 else os.path.join(HERE, "report.txt")
     known = instructions(path)
     print(MODEL)
-    print("gpu       bits  shape                                 inst/elem  time  limit"
-          "         16 bits")
+    print(f"{'gpu':9} bits  {'shape':38} {'inst/elem':>9} {'time':>10}  {'limit':13} {'16 bits':>10}")
     for shape in SHAPES:
         S, T, heads, G, D = shape
         for gpu, (arch, *_) in GPUS.items():
@@ -74,8 +73,8 @@ def main():
                     continue
                 time, most, plain = predict(gpu, shape, bits, figures[G])
                 where = f"{S} x {T}, {heads} KV heads, G = {G}, D = {D}"
-                print(f"{gpu:9} {bits}     {where:37} {figures[G]:5.2f} {time * 1e6:6.1f} us  "
-                      f"{most:13} {plain * 1e6:6.1f} us = {plain / time:.1f} x")
+                print(f"{gpu:9} {bits:4}  {where:38} {figures[G]:9.2f} {time * 1e6:7.1f} us  "
+                      f"{most:13} {plain * 1e6:7.1f} us = {plain / time:.1f} x")
     if not known:
         print(f"no figures in {path}: make cuda-report UPDATE=1")
     return 0

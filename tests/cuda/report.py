@@ -223,7 +223,7 @@ def main():
         report, errors = build(nvcc, [a for a in archs if a in have], paths, scratch, folder)
     print("\n".join(errors), end="\n" if errors else "")
     for lines in report.values():
-        print("\n".join(l for l in lines if l.startswith(("targets", "    target"))))
+        print("\n".join(l for l in lines if l.startswith(("targets", "    target", " " * 20))))
     write(os.path.join(folder, "cuda-report.txt"), compiler, report)
     if update and not errors:
         write(COMMITTED, compiler, report)
