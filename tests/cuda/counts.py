@@ -10,7 +10,7 @@ import os, re, subprocess
 import sass
 
 LENGTH, HEADS = 4096, (1, 3, 4, 8)
-SIMULATED = ("    main loop", "    kept rows", "targets", "    target")  # not nvcc's alone
+SIMULATED = ("    main loop", "    per element", "    kept rows", "targets", "    target")  # not nvcc's alone
 
 
 def loops_of(body, op, least):
@@ -103,8 +103,8 @@ def per_element(folder, name, body):
     each = ", ".join(f"G = {G}: {x:.3f}" for G, x in figures.items())
     lines = [f"    main loop, 64 tokens: {always} instructions, fold {parts['fold']} x "
              f"{folds * 64 / LENGTH:g}, rescale {parts['rescale']} x "
-             f"{' '.join(f'{x:.2f}' for x in often.values())}, mask {parts['mask']} x 0; {around} around a tile; "
-             f"per element {each}"]
+             f"{' '.join(f'{x:.2f}' for x in often.values())}, mask {parts['mask']} x 0",
+             f"    per element: {each}; {around} around a tile"]
     kept = {n: x / total * 100 for n, x in kept_rows(body, D, parts["mask"]).items()}
     if kept:
         lines.append("    kept rows add, at most: " +

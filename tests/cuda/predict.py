@@ -37,7 +37,7 @@ def instructions(path):
         elif not line.startswith(" "):
             name = line.strip()
         m = re.match(r"decode\.cu k05<(\d+), (\d), \d>", name)
-        if m and line.startswith("    main loop"):
+        if m and line.startswith("    per element"):
             found[arch, int(m.group(1)), int(m.group(2))] = {
                 int(G): float(x) for G, x in re.findall(r"G = (\d): ([\d.]+)", line)}
     return found
