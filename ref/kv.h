@@ -832,7 +832,7 @@ int kv_random_positions(int *position, uint64_t seed, int T, int K);
  * the layers minus M times their (population) standard deviation: attention
  * that all layers agree on. L >= 1. The set: the 5 largest, all if T < 5,
  * ascending; compared exactly, lower positions first. Returns how many.
- * Source: some summaries of KVSink; not in the paper. */
+ * Source: some summaries of KVSink; we have not seen it in the paper. */
 #define KV_CRITERION_TOKENS 5
 double kv_criterion(const double *a, int L, int T, int t, double M);
 int kv_criterion_tokens(int *position, const double *a, int L, int T,
