@@ -8,6 +8,7 @@
 --   page     cut one page (WEAVE_PAGE) out of the woven book       index    the front page and search index
 --   single   the woven book as one page                            source   one source file as a page
 --   stamp    write the hashes of its sources into a results file   stale    list results out of date
+--   front    the woven book without its chapters: what a page of a source file needs
 --
 -- book/build.sh calls these in order. Complaints are collected and printed together as
 -- "file:line: what is wrong", and any complaint stops the build. book/style.md is the manual for

@@ -197,7 +197,7 @@ def in_the_way(loop):
     unpack = sum(1 for i in loop if i.op in ("LOP3", "SHF"))
     return ["                    its loop: " + ", ".join(f"{k} {n}" for k, n in kinds.items()),
             f"                    unpacking and masks are {unpack} of {len(loop)}: each register of an "
-            "operand takes one and, half of them a shift; what is left weighs tokens"]
+            "operand takes an AND, each word of codes a shift; what is left weighs tokens"]
 
 
 def memory_targets(figures, folder):
