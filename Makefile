@@ -442,7 +442,7 @@ test-book: ## test the weaver, and look at the book in a browser
 	@BUILD=$(BUILD) PYTHON=$(PYTHON) sh tests/weave.sh
 
 # The weaver's tests look at a small book; this one looks at ours.
-check-book: book
+check-book: book ## look at our own book in a browser: errors, links, overflow, contrast
 	$(need) check-book book browser
 	@python=python3; $$python -c 'import selenium' 2>/dev/null || python=/usr/bin/python3; \
 	    axe=$(BUILD)/axe; [ -d $$axe ] || $$python -m pip install -q --no-deps --target $$axe axe-core-python==0.1.0 || :; \
